@@ -186,6 +186,10 @@ class Api:
         """Return the body of a POST."""
         return self._send("POST", path, body)
 
+    def delete(self, path: str) -> Any:
+        """Return the body of a DELETE."""
+        return self._send("DELETE", path, None)
+
     def _send(self, method: str, path: str, body: dict[str, Any] | None) -> Any:
         import httpx
 

@@ -6,6 +6,8 @@ Functions and routes of argilla-server 2.8 are replaced at start, before the fir
 - bulk writes insert new suggestions and vectors in one statement and do not read them back; an event is built only if a webhook is enabled,
   instead of for each record with six queries. What is stored and returned stays the same;
 - `GET /records/{id}` loads vectors, failed log-ins are limited, and annotators cannot filter by hidden metadata;
+- `GET /datasets/{id}/responses` lists the responses that changed since a time; argilla-server has only the times of records, which an
+  answer does not change;
 - control records (`queue`) are never complete, count as no work left, and annotators are shown nothing by which they differ from others.
 """
 
@@ -23,12 +25,13 @@ from uuid import UUID, uuid4
 import argilla_server
 from argilla_server.api.handlers.v1 import authentication, records
 from argilla_server.api.handlers.v1.datasets import records as search_handlers
-from argilla_server.api.policies.v1 import RecordPolicy, authorize
+from argilla_server.api.policies.v1 import DatasetPolicy, RecordPolicy, authorize
 from argilla_server.api.routes import api_v1
 from argilla_server.api.schemas.v1.oauth2 import Token
 from argilla_server.api.schemas.v1.questions import QuestionSettings
 from argilla_server.api.schemas.v1.records import MetadataFilterScope, Order, SearchRecordsQuery
 from argilla_server.api.schemas.v1.records import Record as RecordSchema
+from argilla_server.api.schemas.v1.responses import Response as ResponseSchema
 from argilla_server.bulk import records_bulk
 from argilla_server.contexts import datasets, distribution
 from argilla_server.contexts.webhooks import list_enabled_webhooks
@@ -36,15 +39,15 @@ from argilla_server.database import get_async_db
 from argilla_server.enums import RecordSortField, RecordStatus, SortOrder
 from argilla_server.errors import UnauthorizedError
 from argilla_server.errors.future import UnprocessableEntityError
-from argilla_server.models import Dataset, MetadataProperty, Question, Record, Suggestion, User, Vector
+from argilla_server.models import Dataset, MetadataProperty, Question, Record, Response, Suggestion, User, Vector
 from argilla_server.models.metadata_properties import MetadataPropertySettings
 from argilla_server.security import auth
 from argilla_server.settings import settings
 from argilla_server.webhooks.v1 import records as record_events
 from argilla_server.webhooks.v1 import responses as response_events
-from fastapi import APIRouter, Depends, Form, HTTPException, Request, Security, status
+from fastapi import APIRouter, Depends, Form, HTTPException, Query, Request, Security, status
 from pydantic import TypeAdapter
-from sqlalchemy import insert
+from sqlalchemy import and_, func, insert, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import selectinload
 from sqlalchemy.orm.attributes import set_committed_value
@@ -78,6 +81,8 @@ HEADERS = {
 FRAME_HEADERS = HEADERS | {"Content-Security-Policy": FRAME_POLICY, "X-Frame-Options": "SAMEORIGIN"}
 NEW_PARTS = "seedcorn.new_parts"
 """Key in a session's `info`: the suggestions and vectors of the records that this request created, by record id."""
+MOST_CHANGED = 1000
+"""Responses of one page of `list_changed_responses`."""
 HAS_WEBHOOKS = "seedcorn.has_webhooks"
 """Key in a session's `info`: whether a webhook is enabled."""
 Parts = tuple[list[Suggestion], list[Vector]]
@@ -170,6 +175,39 @@ async def get_record(
     if current_user.is_annotator:
         shown.responses = [response for response in shown.responses or [] if response.user_id == current_user.id]
     return shown
+
+
+@router.get("/datasets/{dataset_id}/responses")
+async def list_changed_responses(
+    *,
+    db: AsyncSession = Depends(get_async_db),
+    dataset_id: UUID,
+    since: datetime,
+    after: UUID | None = None,
+    limit: Annotated[int, Query(ge=1, le=MOST_CHANGED)] = MOST_CHANGED,
+    current_user: User = Security(auth.get_current_user),
+) -> dict[str, Any]:
+    """List a dataset's responses in order of their last change, with the ids of their records and the number of records.
+
+    Args:
+        db: the request's session.
+        dataset_id: id of the dataset.
+        since: first time of a change (UTC without an offset).
+        after: of the responses that changed at `since`, only those with a higher id.
+        limit: most responses returned.
+        current_user: the authenticated user, who must be allowed to read all responses.
+    """
+    dataset = await Dataset.get_or_raise(db, dataset_id)
+    await authorize(current_user, DatasetPolicy.list_records_with_all_responses(dataset))
+    is_later = Response.updated_at >= since
+    if after is not None:
+        is_later = or_(Response.updated_at > since, and_(Response.updated_at == since, Response.id > after))
+    chosen = select(Response, Record.external_id).join(Record, Response.record_id == Record.id)
+    chosen = chosen.where(Record.dataset_id == dataset_id, is_later).order_by(Response.updated_at, Response.id).limit(limit)
+    found = (await db.execute(chosen)).all()
+    records_held = await db.scalar(select(func.count()).select_from(Record).where(Record.dataset_id == dataset_id))
+    items = [{**ResponseSchema.model_validate(response).model_dump(mode="json"), "external_id": identity} for response, identity in found]
+    return {"records": records_held, "items": items}
 
 
 @router.post("/token", status_code=status.HTTP_201_CREATED, response_model=Token)

@@ -23,7 +23,7 @@ from curation.server.access import ROLES, Access, Role, Session
 from curation.server.jobs import Job, Jobs, Stage
 from curation.server.live_rows import LiveRows
 from curation.server.metrics import PollStatus
-from curation.server.recording import COOKIE
+from curation.server.recording import COOKIE, LOG_IN
 from curation.store import records
 from curation.views.row_story import RowStory, load_story
 from curation.views.row_table import COLUMNS, SHOWN, Bin, Group, write_table
@@ -152,7 +152,7 @@ def session_of(request: Request, service: Serving) -> Session:
     """Return the session of a request: by bearer token, or by cookie with the CSRF token where something changes."""
     session = service.access.identify(request.headers.get("authorization", ""), request.cookies, COOKIE)
     if session is None:
-        raise HTTPException(401, "Log in: open the link that `curate serve` printed, or send a token.")
+        raise HTTPException(401, LOG_IN)
     if session.way == "API":
         return session
     if request.method not in ("GET", "HEAD") and not hmac.compare_digest(
@@ -403,4 +403,4 @@ def send_versions(version: Callable[[], str]) -> StreamingResponse:
             seen = now
             await asyncio.sleep(LOOK_S)
 
-    return StreamingResponse(listen(), media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+    return StreamingResponse(listen(), media_type="text/event-stream", headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})

@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.responses import FileResponse, JSONResponse, RedirectResponse
@@ -39,12 +41,16 @@ from curation.server.metrics import Metrics, PollStatus
 from curation.server.projects import Projects, name_projects
 from curation.server.projects import router as projects_router
 from curation.server.recording import Recorder
+from curation.server.webhook import prepare as prepare_webhook
+from curation.server.webhook import router as webhook_router
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
 GRACE_S = 2
 """Seconds that requests have to end when the service is stopped."""
+SETTLE_S = 1.0
+"""Seconds between a call of Argilla and the pull, so that several answers are pulled together."""
 STATIC = Path(__file__).parent / "static"
 PAGES = (
     "/",
@@ -80,6 +86,7 @@ def serve_projects(
     names: Sequence[str] = (),
     root: Path | None = None,
     proxy: str | None = None,
+    webhook: str | None = None,
     browse: bool = False,
 ) -> None:
     """Serve projects until stopped: one at /, or each of several, and all below `root`, at /p/NAME/.
@@ -92,13 +99,12 @@ def serve_projects(
         names: host names, besides the loopback ones, under which people reach the service.
         root: folder whose projects are served too, and in which the page may create new ones.
         proxy: address of a proxy that is believed on who the client is and whether it came over TLS; None to believe nobody.
+        webhook: address of this service as Argilla reaches it, to be called when somebody answers; None to poll only.
         browse: open the page in a browser.
 
     Raises:
         ProjectError: no such project, two have one name, or the port is taken.
     """
-    import socket
-
     import uvicorn
 
     if root is not None:
@@ -109,20 +115,17 @@ def serve_projects(
     named = name_projects(folders)
     if not named and root is None:
         raise ProjectError("curate serve", "needs a project", "name one, or a folder for new projects with --root")
-    listening = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listening.bind((host, port))
-        listening.listen()  # from here on a browser that opens the link waits for the service to start
-    except OSError as error:
-        raise ProjectError(f"port {port} on {host}", f"cannot be used ({error.strerror})", "choose another with --port") from error
+    listening = _listen(host, port)
     address = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
-    hosts = (host, *names)
+    hosts = (host, *names, *([urlsplit(webhook).hostname or ""] if webhook else []))
     if root is None and len(folders) == 1:
         access, below_address = load_access(folders[0]), ""
         app = make_app(folders[0], every=every, access=access, hosts=hosts)
+        app.state.service.poll.webhook = webhook
     else:
         projects = make_projects(named, every=every, root=root, hosts=hosts)
+        for name, one in projects.served.items() if webhook else ():
+            one.service.poll.webhook = f"{webhook}/p/{name}"
         access, below_address = projects.door, f"/p/{next(iter(named))}" if named else ""
         app = make_projects_app(projects, every=every, hosts=hosts)
     link = f"{address}/#code={access.make_code()}"
@@ -139,6 +142,17 @@ def serve_projects(
     forwarded: dict[str, Any] = {"proxy_headers": proxy is not None, "forwarded_allow_ips": proxy or ""}
     config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=GRACE_S, server_header=False, **forwarded)
     uvicorn.Server(config).run(sockets=[listening])
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    listening = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((host, port))
+        listening.listen()  # from here on a browser that opens the link waits for the service to start
+    except OSError as error:
+        raise ProjectError(f"port {port} on {host}", f"cannot be used ({error.strerror})", "choose another with --port") from error
+    return listening
 
 
 def make_app(folder: Path, *, every: float, access: Access, hosts: tuple[str, ...] = ()) -> Any:
@@ -165,7 +179,8 @@ def make_app(folder: Path, *, every: float, access: Access, hosts: tuple[str, ..
     app = FastAPI(title="Seedcorn curation service", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url="/api/docs.json")
     _add_health(app, folder, every=every, access=access, poll=poll, metrics=metrics)
     app.state.service = Service(folder, access, LiveRows(folder), poll, jobs)
-    for routes in (router, rows_router, snapshots_router, imports_router, plan_router, overview_router, settings_router, map_router):
+    own = (router, rows_router, snapshots_router, imports_router, plan_router, overview_router, settings_router, map_router)
+    for routes in (*own, webhook_router):
         app.include_router(routes)
     app.add_middleware(Recorder, folder=folder, access=access, observe=metrics.observe)
     _add_pages(app, PAGES, hosts)
@@ -222,7 +237,7 @@ def make_projects_app(projects: Projects, *, every: float, hosts: tuple[str, ...
     app.include_router(projects_router)
     app.include_router(start_router)
     if projects.root is not None:
-        app.add_middleware(Recorder, folder=projects.root, access=projects.door)
+        app.add_middleware(Recorder, folder=projects.root, access=projects.door, is_door=True)
     _add_pages(app, ("/", "/start"), hosts)
 
     async def reach(scope: Scope, receive: Receive, send: Send) -> None:
@@ -319,8 +334,11 @@ async def _pull_repeatedly(folder: Path, poll: PollStatus, every: float, metrics
 
     while True:
         try:
-            result = await asyncio.to_thread(pull, folder)
-            poll.at, poll.answers, problem = time.time(), result.rows_in, ""
+            if poll.webhook is not None:
+                await asyncio.to_thread(prepare_webhook, folder, poll.webhook)
+                poll.webhook = None
+            result = await asyncio.to_thread(pull, folder, only_changes=True)
+            poll.at, poll.answers, problem = time.time(), result.counts.get("opinions", poll.answers), ""
         except UserError as error:  # Argilla is down or not set up yet: report it on /status and retry
             problem = str(error)
         except Exception as error:  # a malformed response must not end the polling
@@ -329,4 +347,7 @@ async def _pull_repeatedly(folder: Path, poll: PollStatus, every: float, metrics
             echo(f"The pull failed: {visible(problem, lines=False)}", err=True)
         poll.error = problem
         metrics.count_pull(failed=bool(problem))
-        await asyncio.sleep(every)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(poll.wake.wait(), every)
+            await asyncio.sleep(SETTLE_S)
+        poll.wake.clear()

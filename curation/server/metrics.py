@@ -5,6 +5,7 @@ No label holds a text of people or rows: labels are verdicts, states, methods, t
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -35,7 +36,12 @@ class PollStatus:
 
     at: float = 0.0
     answers: int = 0
+    """Submitted annotations of people that count."""
     error: str = "no pull has ended yet"
+    wake: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set to pull at once."""
+    webhook: str | None = None
+    """Address of the project's page for Argilla's calls, until they are registered."""
 
 
 @dataclass(eq=False)  # the registry hashes its collectors

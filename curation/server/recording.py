@@ -37,8 +37,11 @@ LARGEST_BODY = 2 * 2**20
 """Bytes of a JSON body; 10,000 ids take 0.7 MB."""
 LONGEST_TEXT = 200
 """Characters of a value in the audit log."""
-UNCHANGING = ("/api/what-if",)
-"""Routes that take a POST and change nothing."""
+UNCHANGING = ("/api/what-if", "/api/answered")
+"""Routes that take a POST and change nothing, or only cause a pull."""
+OPEN = ("/api/login", "/api/logout", "/api/answered")
+"""Changing routes that decide themselves who may use them."""
+LOG_IN = "Log in: open the link that `curate serve` printed, or send a token."
 COUNTED = ("in", "out", "id", "stage", "state", "verdict", "verdicts", "written")
 """Keys of a response that the audit log keeps."""
 
@@ -59,11 +62,20 @@ class Recorder:
         app: the application.
         folder: of the project.
         access: tokens and sessions.
+        is_door: the application is the page of all projects, where tokens of the projects are known too and its routes refuse.
         observe: takes the method, the route's template, the status and the seconds of each request; of events, until they began.
     """
 
-    def __init__(self, app: ASGIApp, folder: Path, access: Access, observe: Callable[[str, str, int, float], None] | None = None) -> None:
-        self._app, self._folder, self._access = app, folder, access
+    def __init__(
+        self,
+        app: ASGIApp,
+        folder: Path,
+        access: Access,
+        *,
+        is_door: bool = False,
+        observe: Callable[[str, str, int, float], None] | None = None,
+    ) -> None:
+        self._app, self._folder, self._access, self._is_door = app, folder, access, is_door
         self._observe = observe
         self._name = owner_name()
         self._writing = threading.Lock()
@@ -74,7 +86,8 @@ class Recorder:
             return await self._app(scope, receive, send)
         started, answer, headers = time.perf_counter(), _Answer(), Headers(scope=scope)
         session = self._access.identify(headers.get("authorization", ""), cookie_parser(headers.get("cookie", "")), COOKIE)
-        changes = scope["method"] not in ("GET", "HEAD", "OPTIONS") and path not in UNCHANGING
+        posts = scope["method"] not in ("GET", "HEAD", "OPTIONS")
+        changes = posts and path not in UNCHANGING
 
         async def keep(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -86,6 +99,9 @@ class Recorder:
                 answer.body += message.get("body", b"")
             await send(message)
 
+        if posts and session is None and not self._is_door and path.startswith("/api/") and path not in OPEN:
+            # Before the body is read: nobody uploads without a session.
+            return await JSONResponse({"detail": LOG_IN}, status_code=401)(scope, receive, keep)
         token = ACTOR.set(session.actor if session else None)
         try:
             body = b""

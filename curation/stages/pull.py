@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import time
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from argilla_setup import forms
 from curation import review as argilla
-from curation.answer_checks import find_slips
+from curation.answer_checks import Slip, find_slips
 from curation.config.project import settings_digest
 from curation.decide import shown_first
 from curation.errors import RowError, command
@@ -19,17 +22,32 @@ from curation.quality.policy import resolve
 from curation.records import KINDS, InstructionRecord, Kind, Record, make_pair, parse_record, record_id
 from curation.report.notices import describe_alpha
 from curation.review import ArgillaReview, Dataset, HeldResponse, read_records
+from curation.review.changes import read_activity, read_changed
 from curation.stages.verdicts import update_verdicts
 from curation.store import facts, records, reviews, runs
 from curation.store.records import Origin, Row
-from curation.store.reviews import Place, StoredAnswer
-from curation.views.annotations import connect, count_people, count_review, dataset_name, form_digest, settle_name, settle_review
+from curation.store.reviews import Place, PulledDataset, PulledState, StoredAnswer
+from curation.views.annotations import (
+    ReviewCounts,
+    connect,
+    count_people,
+    count_review,
+    dataset_name,
+    form_digest,
+    settle_name,
+    settle_review,
+)
 from curation.views.annotators import QUESTIONS
 from curation.views.decisions import decide_all
 from curation.views.next_step import next_step
 from curation.views.runs import PeopleDetail
 from curation.views.state import ProjectState
 from curation.workspace import StageResult, Workspace, open_workspace
+
+FULL_S = 600.0
+"""Seconds after which a pull that reads only changes reads every record again."""
+OVERLAP_S = 300.0
+"""Seconds before the last known change from which changed responses are read again."""
 
 
 def add_edits(workspace: Workspace, run: int) -> int:
@@ -93,12 +111,21 @@ def _edited(workspace: Workspace, row: Row, text: str) -> InstructionRecord | No
     return record if isinstance(record, InstructionRecord) else None
 
 
-def pull(folder: Path) -> StageResult:
-    """Pull annotations from Argilla, make a record of every edit, and decide again."""
+def pull(folder: Path, *, only_changes: bool = False) -> StageResult:
+    """Pull annotations from Argilla, make a record of every edit, and decide again.
+
+    Args:
+        folder: of the project.
+        only_changes: do nothing where nothing was answered since the last pull, and otherwise read only changed responses where Argilla
+            can list them. Every record is still read once in `FULL_S`, because no time in Argilla shows a record that was deleted.
+    """
     with open_workspace(folder) as workspace:
-        with runs.record_run(workspace.db, "pull", settings_digest(workspace.project.review)) as run:
+        reading = _begin_reading(workspace, only_changes=only_changes)
+        if reading.is_idle:
+            return StageResult("pull", headline="Nothing was answered since the last pull.")
+        with runs.record_run(workspace.db, "pull", reading.settings) as run:
             review = connect(workspace)
-            new, missing, notes, is_changed, renamed = 0, set[int](), list[str](), False, dict[str, str]()
+            new, missing, notes, is_changed = 0, set[int](), list[str](), False
             for kind in KINDS:
                 dataset = argilla.find_dataset(review, dataset_name(workspace, kind))
                 if dataset is None:
@@ -108,23 +135,25 @@ def pull(folder: Path) -> StageResult:
                 if (before := argilla.follow_overlap(review, dataset, overlap)) is not None:
                     is_changed = True
                     notes.append(f"Argilla now asks {overlap} people for each {kind} row instead of {before}.")
-                answers, found = _read_answers(workspace, review, kind, dataset, renamed)
-                missing |= reviews.reconcile_pushed(workspace.db, Place(review.url, dataset.id, dataset.name), found)
+                answers, found = _read_answers(workspace, review, kind, dataset, reading)
+                if found is not None:
+                    missing |= reviews.reconcile_pushed(workspace.db, Place(review.url, dataset.id, dataset.name), found)
                 run.rows_in += len(answers)
                 new += reviews.add_answers(workspace.db, answers, run.number)
                 for closed in argilla.closed_datasets(review, dataset.name):  # somebody may have had its page open
-                    new += reviews.add_answers(workspace.db, _read_answers(workspace, review, kind, closed, renamed)[0], run.number)
-            rulings = _pull_rulings(workspace, review, run.number, renamed, notes)
+                    new += reviews.add_answers(workspace.db, _read_answers(workspace, review, kind, closed, reading)[0], run.number)
+            rulings = _pull_rulings(workspace, review, run.number, reading, notes)
             run.rows_in += rulings.fetched
             new += rulings.new
             edits = add_edits(workspace, run.number)
             run.rows_out = new
             people = count_people(workspace, argilla.list_members(review))
+            reviews.store_pulled(workspace.db, reading.state())
             run.detail = PeopleDetail.model_validate({"new": new, "edits": edits, "people": people}).dump()
         runs.forget_earlier(workspace.db, "pull", than=run.number, idle=True)
         # `curate serve` pulls every minute; it computes nothing while nobody answers.
-        is_changed |= bool(renamed)
-        notes += [_describe_rename(workspace, former, name) for former, name in renamed.items()]
+        is_changed |= bool(reading.renamed)
+        notes += [_describe_rename(workspace, former, name) for former, name in reading.renamed.items()]
         is_changed |= edits > 0  # also of an answer that was pulled before its row passed
         # A pull that was killed after it had stored answers or edits left them undecided, and this one finds nothing new.
         is_old = is_changed or runs.latest_numbers(workspace.db).get("decide", 0) < reviews.latest_stored_run(workspace.db)
@@ -133,36 +162,48 @@ def pull(folder: Path) -> StageResult:
         review_counts, slips = count_review(state), find_slips(state.submitted)
         counts = {"answers": run.rows_in, "new": new, "edited_records": edits, **review_counts.as_values(), "verdicts": verdicts}
         waiting = facts.seqs_with_verdict(workspace.db, "to_review") | facts.seqs_with_verdict(workspace.db, "in_review")
-        counts["missing"] = len(missing & waiting)
+        unheld = len(missing & waiting)
+        counts["missing"] = unheld
         counts |= {"rulings": rulings.new} if workspace.project.review.adjudicators else {}
         headline = f"{run.rows_in:,} annotations fetched, {new:,} new" + (f"; {edits:,} edited texts became new rows" if edits else "")
-        if review_counts.records:
-            disputed = f"; {review_counts.disputed:,} rows are disputed" if review_counts.disputed else ""
-            notes.append(f"Reviewed so far: {review_counts.records:,} rows, {review_counts.annotations:,} annotations{disputed}.")
-        if counted := facts.verdict_counts(workspace.db).most_common():
-            notes.append("Verdicts: " + ", ".join(f"{n:,} {name.replace('_', ' ')}" for name, n in counted) + ".")
-        quality = review_counts.quality
-        deciding = [one for one in quality.agreements if one.question in QUESTIONS.values()]
-        for one in deciding:
-            rest = one.sentence.removeprefix(one.question)
-            notes.append(f"Agreement on “{one.question}”{rest}{f'; {describe_alpha(one.alpha.value)}' if one.alpha else ''}.")
-        notes += [*state.control_file.notes, *quality.warnings]
-        own = Counter(ruling.user for given in state.own_rulings.values() for ruling in given)
-        notes += [f"{user} settled {n:,} disputed rows that {user} had annotated. These rulings do not count." for user, n in own.items()]
-        if slips:
-            ids = records.ids_of(workspace.db)
-            notes += [slip.describe(ids) for slip in slips]
-        if counts["disputed"]:
-            notes.append(
-                f"Disputed rows wait for an adjudicator, for an answer to be changed, or for `curate keep`: {counts['disputed']:,}."
-                f" {command('curate', 'disputes', folder)} lists them."
-            )
-        if counts["missing"]:
-            notes.append(
-                f"Rows in review that Argilla at {review.url} does not hold: {counts['missing']:,}. `curate push` sends them again."
-            )
+        notes += _describe_review(state, review_counts, slips, missing=unheld, url=review.url)
         notes.append(f"Next: {next_step(workspace)}")
         return StageResult("pull", run.rows_in, run.rows_out, counts, notes, headline=headline)
+
+
+def _describe_review(state: ProjectState, counted: ReviewCounts, slips: Sequence[Slip], *, missing: int, url: str) -> list[str]:
+    """Return what a data lead should know of the review, in sentences.
+
+    Args:
+        state: of the project.
+        counted: the review in numbers.
+        slips: answers that are probably mistakes.
+        missing: rows in review that Argilla does not hold.
+        url: address of Argilla.
+    """
+    notes = list[str]()
+    if counted.records:
+        disputed = f"; {counted.disputed:,} rows are disputed" if counted.disputed else ""
+        notes.append(f"Reviewed so far: {counted.records:,} rows, {counted.annotations:,} annotations{disputed}.")
+    if verdicts := facts.verdict_counts(state.db).most_common():
+        notes.append("Verdicts: " + ", ".join(f"{n:,} {name.replace('_', ' ')}" for name, n in verdicts) + ".")
+    for one in counted.quality.agreements:
+        if one.question in QUESTIONS.values():
+            rest = one.sentence.removeprefix(one.question)
+            notes.append(f"Agreement on “{one.question}”{rest}{f'; {describe_alpha(one.alpha.value)}' if one.alpha else ''}.")
+    notes += [*state.control_file.notes, *counted.quality.warnings]
+    own = Counter(ruling.user for given in state.own_rulings.values() for ruling in given)
+    notes += [f"{user} settled {n:,} disputed rows that {user} had annotated. These rulings do not count." for user, n in own.items()]
+    ids = records.ids_of(state.db) if slips else {}
+    notes += [slip.describe(ids) for slip in slips]
+    if counted.disputed:
+        notes.append(
+            f"Disputed rows wait for an adjudicator, for an answer to be changed, or for `curate keep`: {counted.disputed:,}."
+            f" {command('curate', 'disputes', state.workspace.folder)} lists them."
+        )
+    if missing:
+        notes.append(f"Rows in review that Argilla at {url} does not hold: {missing:,}. `curate push` sends them again.")
+    return notes
 
 
 @dataclass(frozen=True)
@@ -180,7 +221,66 @@ def _describe_rename(workspace: Workspace, former: str, name: str) -> str:
     return f"{former} is called {name} in Argilla now. The answers under both names are one person's.{todo}"
 
 
-def _pull_rulings(workspace: Workspace, review: ArgillaReview, run: int, renamed: dict[str, str], notes: list[str]) -> PulledRulings:
+@dataclass
+class _Reading:
+    """What one pull reads of Argilla's datasets."""
+
+    server: str
+    settings: str
+    push: int
+    activity: Mapping[str, str]
+    """Time of the last answer of each dataset, read before everything else."""
+    before: PulledState | None
+    """What the last pull has read; None to read every record."""
+    is_idle: bool
+    """True where nothing was answered since, and everything that was is decided."""
+    read: dict[str, PulledDataset] = field(default_factory=dict)
+    renamed: dict[str, str] = field(default_factory=dict)
+    """Former name to the present name of people whose account was renamed."""
+
+    def state(self) -> PulledState:
+        """Return what was read, for the next pull."""
+        full = time.time() if self.before is None else self.before.full
+        return PulledState(self.server, self.settings, self.push, full, self.read)
+
+    def find(self, review: ArgillaReview, dataset: Dataset) -> tuple[list[HeldResponse], set[str] | None]:
+        """Return a dataset's responses and the records that it holds; of unchanged records neither, and then None for the records."""
+        now, held = self.activity.get(dataset.id, ""), self.before.datasets.get(dataset.id) if self.before else None
+        if held is not None and now and held.activity == now:
+            self.read[dataset.id] = held
+            return [], None
+        if held is not None and held.activity and (since := _earlier(held.activity)) is not None:
+            changed = read_changed(review, dataset, since)
+            if changed is not None and changed[1] == held.records:
+                self.read[dataset.id] = PulledDataset(now, held.records)
+                return changed[0], None
+        found = list(read_records(review, dataset, responses=True))
+        self.read[dataset.id] = PulledDataset(now, len(found))
+        return [given for one in found for given in one.responses], {one.id for one in found}
+
+
+def _begin_reading(workspace: Workspace, *, only_changes: bool) -> _Reading:
+    """Ask Argilla when each dataset was last answered, and compare with what the last pull has read."""
+    server, activity = read_activity(workspace.folder, argilla=workspace.project.review.argilla)
+    settings, latest = settings_digest(workspace.project.review), runs.latest_numbers(workspace.db)
+    before, push = reviews.load_pulled(workspace.db) if only_changes else None, latest.get("push", 0)
+    if before is not None:
+        is_recent = 0 <= time.time() - before.full < FULL_S
+        before = before if is_recent and (before.server, before.settings, before.push) == (server, settings, push) else None
+    is_decided = latest.get("decide", 0) >= reviews.latest_stored_run(workspace.db)
+    is_same = before is not None and all(activity.get(name) == one.activity for name, one in before.datasets.items())
+    return _Reading(server, settings, push, activity, before, is_idle=is_same and is_decided)
+
+
+def _earlier(moment: str) -> str | None:
+    """Return the time from which responses are read again: a transaction that began before Argilla's last time may end after it."""
+    try:
+        return (datetime.fromisoformat(moment) - timedelta(seconds=OVERLAP_S)).isoformat()
+    except ValueError:
+        return None
+
+
+def _pull_rulings(workspace: Workspace, review: ArgillaReview, run: int, reading: _Reading, notes: list[str]) -> PulledRulings:
     """Fetch the adjudicators' answers. Those of other people who can see the datasets, such as the owner, are named and not stored."""
     settle, db = settle_review(review), workspace.db
     names = reviews.present_names(db, workspace.project.review.adjudicators)
@@ -195,9 +295,9 @@ def _pull_rulings(workspace: Workspace, review: ArgillaReview, run: int, renamed
             reviews.reconcile_pushed(db, Place(review.url, "", name), ())
             continue
         for place in (dataset, *argilla.closed_datasets(settle, name)):
-            answers, found = _read_answers(workspace, settle, kind, place, renamed, settles=True)
+            answers, found = _read_answers(workspace, settle, kind, place, reading, settles=True)
             names, stored = reviews.present_names(db, names), reviews.answers_by_person(db, "rulings")
-            if place is dataset:
+            if place is dataset and found is not None:
                 reviews.reconcile_pushed(db, Place(review.url, dataset.id, name), found)
             counted = [answer for answer in answers if answer.user in names]
             others = (a.user for a in answers if a.user not in names and a.status == "submitted" and (a.seq, a.user) not in stored)
@@ -209,9 +309,9 @@ def _pull_rulings(workspace: Workspace, review: ArgillaReview, run: int, renamed
 
 
 def _read_answers(
-    workspace: Workspace, review: ArgillaReview, kind: Kind, dataset: Dataset, renamed: dict[str, str], *, settles: bool = False
-) -> tuple[list[StoredAnswer], set[int]]:
-    """Return the answers in a dataset that are not stored yet, and the records that it holds.
+    workspace: Workspace, review: ArgillaReview, kind: Kind, dataset: Dataset, reading: _Reading, *, settles: bool = False
+) -> tuple[list[StoredAnswer], set[int] | None]:
+    """Return the answers in a dataset that are not stored yet, and the records that it holds; None where only changes were read.
 
     A person has one answer to a record. It keeps the response id under which it was first seen, also where the record was sent again and
     Argilla gave the restored response a new id.
@@ -221,7 +321,7 @@ def _read_answers(
         review: the connection to Argilla.
         kind: of the rows.
         dataset: to read.
-        renamed: gets the present name of each account that was renamed since the last pull, by the former name.
+        reading: finds the responses, and gets the present name of each account that was renamed since the last pull.
         settles: the answers are those of adjudicators.
     """
     seqs = {identity: seq for seq, identity in records.ids_of(workspace.db).items()}
@@ -229,28 +329,24 @@ def _read_answers(
     payloads, form = reviews.shown_payloads(workspace.db, place), form_digest(workspace, kind, settles=settles)
     table: reviews.Table = "rulings" if settles else "answers"
     by_response = reviews.users_by_response(workspace.db, table)
-    records_held = list(read_records(review, dataset, responses=True))
-    given_by = {given.account: given for held in records_held for given in held.responses if given.account}
-    earlier = {
-        given.account: by_response[given.response] for held in records_held for given in held.responses if given.response in by_response
-    }
-    renamed |= reviews.follow_accounts(workspace.db, {account: given.user for account, given in given_by.items()}, earlier)
+    responses, found = reading.find(review, dataset)
+    given_by = {given.account: given for given in responses if given.account}
+    earlier = {given.account: by_response[given.response] for given in responses if given.response in by_response}
+    reading.renamed |= reviews.follow_accounts(workspace.db, {account: given.user for account, given in given_by.items()}, earlier)
     stored = reviews.answers_by_person(workspace.db, table)
-    answers, found = list[StoredAnswer](), set[int]()
-    for held in records_held:
-        seq = seqs.get(held.id)
+    answers = list[StoredAnswer]()
+    for given in responses:
+        seq = seqs.get(given.record)
         if seq is None:
             continue
-        found.add(seq)
-        for given in held.responses:
-            before = stored.get((seq, given.user))
-            if given.withdrawn or (before is not None and before.response != given.response and _says_the_same(before, given)):
-                continue
-            response = before.response if before is not None else given.response
-            simulated = given.user.startswith(argilla.SIMULATED)
-            values, payload = dict(given.values), payloads.get(seq, "")
-            answers.append(StoredAnswer(response, given.updated, seq, given.user, given.status, values, payload, form, simulated))
-    return answers, found
+        before = stored.get((seq, given.user))
+        if given.withdrawn or (before is not None and before.response != given.response and _says_the_same(before, given)):
+            continue
+        response = before.response if before is not None else given.response
+        simulated = given.user.startswith(argilla.SIMULATED)
+        values, payload = dict(given.values), payloads.get(seq, "")
+        answers.append(StoredAnswer(response, given.updated, seq, given.user, given.status, values, payload, form, simulated))
+    return answers, None if found is None else {seqs[identity] for identity in found if identity in seqs}
 
 
 def _says_the_same(before: StoredAnswer, given: HeldResponse) -> bool:

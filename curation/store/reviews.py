@@ -8,6 +8,7 @@ import secrets
 import sqlite3
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from operator import attrgetter, itemgetter
 from typing import Any, Literal, NamedTuple, TypedDict, cast
@@ -57,6 +58,46 @@ class Place(NamedTuple):
     server: str
     dataset: str
     name: str
+
+
+@dataclass(frozen=True)
+class PulledDataset:
+    """What a pull has read of a dataset."""
+
+    activity: str
+    """Argilla's time of the last answer, as read before the responses were."""
+    records: int
+    """Records that it held when all were read."""
+
+
+@dataclass(frozen=True)
+class PulledState:
+    """What the last complete pull has read: nothing changed since then where Argilla and the project still show the same."""
+
+    server: str
+    settings: str
+    """Digest of the settings of the review."""
+    push: int
+    """Number of the latest push."""
+    full: float
+    """Unix time of the last pull that read every record."""
+    datasets: Mapping[str, PulledDataset]
+    """Argilla's id of each dataset to what was read."""
+
+
+def load_pulled(db: sqlite3.Connection) -> PulledState | None:
+    """Return what the last complete pull has read; None before the first."""
+    row = db.execute("SELECT value FROM meta WHERE key = 'pulled'").fetchone()
+    if row is None:
+        return None
+    values = json.loads(row["value"])
+    datasets = {name: PulledDataset(**one) for name, one in values.pop("datasets").items()}
+    return PulledState(**values, datasets=datasets)
+
+
+def store_pulled(db: sqlite3.Connection, state: PulledState) -> None:
+    """Store what a complete pull has read."""
+    db.execute("INSERT OR REPLACE INTO meta VALUES ('pulled', ?)", (json.dumps(asdict(state)),))
 
 
 def pushed_payloads(db: sqlite3.Connection, place: Place) -> dict[int, str]:

@@ -2,31 +2,31 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import ssl
-import subprocess
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import httpx
 import pytest
 
-from argilla_setup.server.control import any_free_port
-from tests.support.argilla_people import dataset_of, found, person, push, submit, wait_for
+from tests.support.argilla_people import dataset_of, found, person, push, submit
 from tests.support.argilla_server import REPOSITORY, RunningArgilla
+from tests.support.nginx import nginx_of
 
 pytestmark = pytest.mark.argilla
 TEMPLATE = REPOSITORY / "argilla_setup" / "server" / "nginx.conf"
 
 
+def places(upstream: str) -> dict[str, str]:
+    return {"http://argilla:6900": upstream, "/run/secrets/tls_certificate": "CERTIFICATE", "/run/secrets/tls_key": "KEY"}
+
+
 @pytest.fixture(scope="module")
 def proxy(argilla_home: RunningArgilla, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
     """The proxy's address and the certificate to trust."""
-    with proxy_of(argilla_home.url, tmp_path_factory.mktemp("nginx")) as running:
+    with nginx_of(TEMPLATE, places(argilla_home.url), tmp_path_factory.mktemp("nginx")) as running:
         yield running
 
 
@@ -49,44 +49,10 @@ def bare(tmp_path: Path) -> Iterator[tuple[str, Path]]:
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    with proxy_of(f"http://127.0.0.1:{server.server_address[1]}", tmp_path) as running:
+    with nginx_of(TEMPLATE, places(f"http://127.0.0.1:{server.server_address[1]}"), tmp_path) as running:
         yield running
     server.shutdown()
     server.server_close()
-
-
-@contextmanager
-def proxy_of(upstream: str, folder: Path) -> Iterator[tuple[str, Path]]:
-    nginx = shutil.which("nginx", path=os.environ["PATH"] + ":/usr/sbin")
-    if nginx is None:
-        message = "nginx is not here: apt-get install nginx-light"
-        pytest.fail(message) if os.environ.get("CI") == "true" else pytest.skip(message)
-    assert nginx is not None
-    port = any_free_port()
-    subject = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
-    key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
-    make = ["openssl", "req", "-x509", *key, "-keyout", str(folder / "tls.key"), "-out", str(folder / "tls.crt"), *subject]
-    subprocess.run(make, check=True, capture_output=True)
-    text = TEMPLATE.read_text()
-    for ours, theirs in (
-        ("listen 443 ssl;", f"listen 127.0.0.1:{port} ssl;"),
-        ("listen 80;", f"listen 127.0.0.1:{any_free_port()};"),
-        ("http://argilla:6900", upstream),
-        ("/run/secrets/tls_certificate", str(folder / "tls.crt")),
-        ("/run/secrets/tls_key", str(folder / "tls.key")),
-    ):
-        assert ours in text, ours
-        text = text.replace(ours, theirs)
-    (folder / "nginx.conf").write_text(text)
-    paths = f"daemon off; pid {folder}/pid; error_log {folder}/error.log;"
-    with subprocess.Popen([nginx, "-p", str(folder), "-c", str(folder / "nginx.conf"), "-g", paths], stderr=subprocess.PIPE) as process:
-        try:
-            wait_for(lambda: (folder / "pid").exists() or process.poll() is not None, seconds=20)
-            assert process.poll() is None, process.communicate()[1]
-            yield f"https://localhost:{port}", folder / "tls.crt"
-        finally:
-            process.terminate()
-            process.wait(timeout=10)
 
 
 def test_log_in_and_submit_by_https(argilla_home: RunningArgilla, proxy: tuple[str, Path]) -> None:

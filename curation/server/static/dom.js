@@ -19,6 +19,8 @@ export function h(tag, properties = {}, ...children) {
     else if (value === true) element.setAttribute(name, "");
     else if (value !== null && value !== undefined && value !== false) element.setAttribute(name, value);
   }
+  // What scrolls must be reachable by keyboard, and then needs a name.
+  if (properties.class === "scroll") for (const [name, value] of [["tabindex", "0"], ["role", "region"], ["aria-label", "Table"]]) if (!element.hasAttribute(name)) element.setAttribute(name, value);
   element.append(...nodes(children));
   return element;
 }

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import io
 import json
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from standardwebhooks.webhooks import Webhook
 from starlette.testclient import TestClient
 
 from curation import api as stages
@@ -379,3 +382,27 @@ def test_prometheus_reads_the_project_without_a_text_of_it(page: TestClient, acc
         tuple(sorted(one, key=lambda v: (not v.startswith("/"), v))) for one in counted
     }
     assert row.id not in reply.text and "script" not in reply.text and "BREW" not in reply.text
+
+
+def test_a_signed_call_of_argilla_causes_a_pull_and_no_other_does(page: TestClient, garden: Bed) -> None:
+    secret = base64.b64encode(b"k" * 32).decode()
+    body = b'{"type": "response.created", "version": 1, "timestamp": "2026-01-01T00:00:00.000000Z", "data": {}}'
+    service = page.app.state.service  # type: ignore[attr-defined]
+
+    def call(key: str, *, at: datetime | None = None, content: bytes = body, **other: str) -> int:
+        at = at or datetime.now(UTC)
+        headers = {"webhook-id": "msg_1", "webhook-timestamp": str(int(at.timestamp())), "content-type": "application/json"}
+        headers["webhook-signature"] = Webhook(key).sign("msg_1", at, body.decode())
+        return page.post("/api/answered", content=content, headers=headers | other).status_code
+
+    assert call(secret) == 404  # nothing was registered
+    (garden.folder / "serve").mkdir(mode=0o700, exist_ok=True)
+    (garden.folder / "serve" / "webhook.secret").write_text(secret + "\n")
+    other = base64.b64encode(b"x" * 32).decode()
+    assert call(other) == call(secret, content=body + b" ") == call(secret, at=datetime.now(UTC) - timedelta(minutes=6)) == 401
+    for bad in ("", "v1", "v1,%%%", "v2,AAAA", "v1,AAAA v1"):
+        assert call(secret, **{"webhook-signature": bad}) == 401, bad
+    assert call(secret, content=b"\xff") == 401 and not service.poll.wake.is_set()
+    assert call(secret) == 204 and service.poll.wake.is_set()
+    assert call(secret) == 204  # once more is harmless
+    assert not (garden.folder / "serve" / "audit.jsonl").exists()

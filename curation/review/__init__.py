@@ -135,17 +135,22 @@ def connect(folder: Path, *, argilla: str | None, workspace: str) -> ArgillaRevi
     Raises:
         UserError: Argilla cannot be reached or refuses the key.
     """
-    if argilla is not None:
-        url, key = _read_home((folder / argilla).resolve())
-    else:
-        url, key = os.environ.get("ARGILLA_API_URL", ""), os.environ.get("ARGILLA_API_KEY", "")
-        if not url or not key:
-            raise ReviewError(
-                "Argilla", "project.yaml names no `review.argilla` folder and ARGILLA_API_URL and ARGILLA_API_KEY are not set",
-                "argilla-setup up --detach, then put its --home folder under review.argilla",
-            )  # fmt: skip
+    url, key = read_address(folder, argilla)
     client = bootstrap.connect(url, key)
     return ArgillaReview(client, workspace, url.rstrip("/"), key, bootstrap.shows_text_literally(url))
+
+
+def read_address(folder: Path, argilla: str | None) -> tuple[str, str]:
+    """Return the address of a project's Argilla and the key."""
+    if argilla is not None:
+        return _read_home((folder / argilla).resolve())
+    url, key = os.environ.get("ARGILLA_API_URL", ""), os.environ.get("ARGILLA_API_KEY", "")
+    if not url or not key:
+        raise ReviewError(
+            "Argilla", "project.yaml names no `review.argilla` folder and ARGILLA_API_URL and ARGILLA_API_KEY are not set",
+            "argilla-setup up --detach, then put its --home folder under review.argilla",
+        )  # fmt: skip
+    return url, key
 
 
 def prepare_workspace(review: ArgillaReview, annotators: Sequence[str]) -> list[str]:
@@ -552,14 +557,24 @@ def return_records(review: ArgillaReview, held: Iterable[HeldRecord], members: S
 
 
 def _read_record(item: Mapping[str, Any], names: Mapping[str, str]) -> HeldRecord:
-    identity, given = str(item["external_id"]), []
-    for response in item.get("responses") or []:
-        values = {name: value.get("value") for name, value in (response.get("values") or {}).items()}
-        account = str(response["user_id"])
-        user, known = names.get(account, account), account if account in names else ""
-        is_ours = _is_withdrawal(response["status"], response.get("values"))
-        given.append(HeldResponse(str(response["id"]), identity, user, response["status"], response["updated_at"], values, is_ours, known))
-    return HeldRecord(str(item["id"]), identity, content_digest(item["fields"], item.get("metadata") or {}), tuple(given))
+    identity = str(item["external_id"])
+    given = tuple(read_response(response, identity, names) for response in item.get("responses") or [])
+    return HeldRecord(str(item["id"]), identity, content_digest(item["fields"], item.get("metadata") or {}), given)
+
+
+def read_response(response: Mapping[str, Any], identity: str, names: Mapping[str, str]) -> HeldResponse:
+    """Return a response of Argilla's API.
+
+    Args:
+        response: the JSON.
+        identity: id of the record.
+        names: user name by the account's id.
+    """
+    values = {name: value.get("value") for name, value in (response.get("values") or {}).items()}
+    account = str(response["user_id"])
+    user, known = names.get(account, account), account if account in names else ""
+    is_ours = _is_withdrawal(response["status"], response.get("values"))
+    return HeldResponse(str(response["id"]), identity, user, response["status"], response["updated_at"], values, is_ours, known)
 
 
 def _is_withdrawal(status: str, values: Mapping[str, Any] | None) -> bool:

@@ -1,0 +1,189 @@
+"""A pull that reads only what changed: an idle one is a single request, and no answer is missed or counted twice."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from argilla_setup.server.control import any_free_port
+from argilla_setup.users import Account
+from curation import api as stages
+from curation.server.webhook import prepare
+from curation.stages import pull as pulling
+from curation.store import reviews, runs
+from curation.store.database import open_store
+from tests.conftest import ROOT
+from tests.support.argilla_people import wait_for
+from tests.support.argilla_server import RunningArgilla
+from tests.support.projects import blank, import_plain, score_by_hand
+from tests.support.relay import Relay, relay_to
+
+pytestmark = [pytest.mark.argilla, pytest.mark.timeout(300)]
+ROWS = 40
+
+
+@pytest.fixture
+def relay(argilla_home: RunningArgilla, monkeypatch: pytest.MonkeyPatch) -> Iterator[Relay]:
+    with relay_to(argilla_home.url) as relay:
+        monkeypatch.setenv("ARGILLA_API_URL", relay.url)
+        monkeypatch.setenv("ARGILLA_API_KEY", argilla_home.api_key)
+        yield relay
+
+
+@pytest.fixture
+def bed(tmp_path: Path, argilla_home: RunningArgilla, relay: Relay) -> tuple[Path, list[Account]]:
+    """A project whose 40 rows are in Argilla, and two people."""
+    folder = blank(tmp_path / f"changed-{time.time_ns() % 10**9}")
+    file = folder / "project.yaml"
+    file.write_text(file.read_text().replace("annotators: []", "annotators: [ana, ben]").replace("overlap: 1", "overlap: 2"))
+    import_plain(folder, ROWS)
+    score_by_hand(folder)
+    with open_store(folder) as db:
+        for stage in ("score", "dedup", "screen"):
+            with runs.record_run(db, stage):
+                pass
+    people = [argilla_home.account(name, workspace=folder.name) for name in ("ana", "ben")]
+    stages.push(folder)
+    return folder, people
+
+
+def records_of(server: RunningArgilla, folder: Path) -> list[dict[str, Any]]:
+    with as_user(server, server.api_key) as http:
+        dataset = next(one["id"] for one in http.get("me/datasets").json()["items"] if one["name"] == f"{folder.name}-instruction")
+        found: list[dict[str, Any]] = http.get(f"datasets/{dataset}/records", params={"include": "responses", "limit": 100}).json()["items"]
+        return found
+
+
+def as_user(server: RunningArgilla, key: str) -> httpx.Client:
+    return httpx.Client(base_url=f"{server.url}/api/v1/", headers={"X-Argilla-Api-Key": key}, timeout=60)
+
+
+def answer(http: httpx.Client, record: str, says: str) -> None:
+    body = {"values": {"verdict": {"value": says}}, "status": "submitted"}
+    reply = http.post(f"records/{record}/responses", json=body)
+    if reply.status_code == 409:
+        response = next(one for one in http.get(f"records/{record}").json()["responses"])
+        reply = http.put(f"responses/{response['id']}", json=body)
+    assert reply.status_code < 300, reply.text
+
+
+def stored(folder: Path) -> set[tuple[int, str, str, str]]:
+    with open_store(folder) as db:
+        return {(one.seq, one.user, one.status, one.values["verdict"]) for one in reviews.latest_answers(db)}
+
+
+def test_an_idle_pull_is_one_request_and_a_changed_one_reads_no_record(
+    bed: tuple[Path, list[Account]], relay: Relay, argilla_home: RunningArgilla, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, people = bed
+    relay.arrived.clear()
+    pulling.pull(folder, only_changes=True)  # the first one reads every record
+    assert relay.count("/records?") == 1
+    relay.arrived.clear()
+    for _ in range(3):
+        assert pulling.pull(folder, only_changes=True).headline == "Nothing was answered since the last pull."
+    assert relay.arrived == ["GET /api/v1/me/datasets"] * 3
+
+    records = records_of(argilla_home, folder)
+    with as_user(argilla_home, people[0].api_key) as http:
+        answer(http, records[0]["id"], "approve")
+        result = pulling.pull(folder, only_changes=True)
+        assert (result.rows_in, result.rows_out, relay.count("/records?"), relay.count("/responses?")) == (1, 1, 0, 1)
+        assert result.counts["missing"] == 0
+        answer(http, records[0]["id"], "reject")  # a changed answer
+        assert pulling.pull(folder, only_changes=True).rows_out == 1
+    assert {(says, status) for _, _, status, says in stored(folder)} == {("reject", "submitted")}
+    assert relay.count("/records?") == 0
+
+    # What no time shows, a record that a script deleted, is found by the reading of every record.
+    with as_user(argilla_home, argilla_home.api_key) as http:
+        dataset = records[0]["dataset_id"]
+        assert http.delete(f"datasets/{dataset}/records", params={"ids": records[5]["id"]}).status_code == 204
+    assert pulling.pull(folder, only_changes=True).counts == {}
+    with monkeypatch.context() as later:
+        later.setattr(pulling, "FULL_S", 0.0)
+        assert pulling.pull(folder, only_changes=True).counts["missing"] == 1
+    assert relay.count("/records?") == 1
+    stages.pull(folder)  # the command reads everything
+    assert relay.count("/records?") == 2
+
+
+def test_nothing_is_missed_while_two_people_answer_and_pulls_are_killed(
+    bed: tuple[Path, list[Account]], relay: Relay, argilla_home: RunningArgilla
+) -> None:
+    folder, people = bed
+    records = [one["id"] for one in records_of(argilla_home, folder)]
+    pulling.pull(folder, only_changes=True)
+
+    def work(account: Account, says: tuple[str, str]) -> None:
+        with as_user(argilla_home, account.api_key) as http:
+            for n, record in enumerate(records):
+                answer(http, record, says[n % 2])
+                if n % 7 == 0:
+                    answer(http, record, says[1 - n % 2])  # and changes it
+
+    threads = [threading.Thread(target=work, args=(one, says)) for one, says in zip(people, (("approve", "reject"),) * 2, strict=True)]
+    for thread in threads:
+        thread.start()
+    program = "import sys; from pathlib import Path; from curation.stages.pull import pull; pull(Path(sys.argv[1]), only_changes=True)"
+    kills = 0
+    while any(thread.is_alive() for thread in threads) or kills < 2:
+        seen = relay.count("/responses?")
+        process = subprocess.Popen([sys.executable, "-c", program, str(folder)], cwd=ROOT, stderr=subprocess.DEVNULL)
+        while process.poll() is None and relay.count("/responses?") == seen:
+            time.sleep(0.01)
+        time.sleep(0.02 * kills)
+        process.kill()
+        kills += process.wait() < 0
+        pulling.pull(folder, only_changes=True)
+        if not any(thread.is_alive() for thread in threads) and kills < 2:
+            work(people[0], ("reject", "approve"))
+    for thread in threads:
+        thread.join()
+    pulling.pull(folder, only_changes=True)
+    with open_store(folder) as db:
+        written = db.execute("SELECT count(*), count(DISTINCT response || updated) FROM answers").fetchone()
+    assert written[0] == written[1]
+    by_changes = stored(folder)
+    assert len(by_changes) == 2 * ROWS
+    assert stages.pull(folder).rows_out == 0 and stored(folder) == by_changes  # every record read: nothing new
+
+
+def test_argilla_calls_the_service_when_somebody_answers(bed: tuple[Path, list[Account]], argilla_home: RunningArgilla) -> None:
+    folder, people = bed
+    port = any_free_port()
+    options = ["--port", str(port), "--every", "3600", "--webhook", f"http://localhost:{port}"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "curation", "serve", str(folder), *options], cwd=ROOT, stderr=subprocess.DEVNULL
+    ) as service:
+        try:
+            address = f"http://127.0.0.1:{port}/healthz"
+            wait_for(lambda: answers_ok(address))
+            record = records_of(argilla_home, folder)[0]["id"]
+            with as_user(argilla_home, people[0].api_key) as http:
+                answer(http, record, "approve")
+            wait_for(lambda: len(stored(folder)) == 1, seconds=30)  # the next poll would be in an hour
+        finally:
+            service.terminate()
+    secret = folder / "serve" / "webhook.secret"
+    with as_user(argilla_home, argilla_home.api_key) as http:
+        (held,) = http.get("webhooks").json()["items"]
+        assert secret.read_text().strip() == held["secret"] and secret.stat().st_mode & 0o777 == 0o600
+        prepare(folder, f"http://localhost:{port}")  # a restart registers nothing twice
+        assert [one["id"] for one in http.get("webhooks").json()["items"]] == [held["id"]]
+        http.delete(f"webhooks/{held['id']}")
+
+
+def answers_ok(address: str) -> bool:
+    try:
+        return httpx.get(address).status_code == 200
+    except httpx.TransportError:
+        return False
