@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 
 from benchmarks.bench_state import make_project
 from curation.server.live_rows import LiveRows
+from curation.views.row_cache import load_rows
 from curation.views.row_table import SHOWN, Query, RowTable, load_table
 from curation.views.state import ProjectState
 from curation.views.what_if import Cuts
@@ -92,8 +93,13 @@ def main() -> None:
         for question in QUESTIONS:
             compare(question, table, peer, repeat=args.repeat)
         del arrow, table
+        LiveRows(project).table()  # keeps a copy of the table
+        started = time.perf_counter()
+        with open_workspace(project) as workspace:
+            RowTable(load_rows(ProjectState(workspace)))
+        print(f"table opened from its copy in {time.perf_counter() - started:.1f} s")
         live = LiveRows(project)
-        live.table()
+        live.preview(Cuts())
         taken = sorted(seconds_of(lambda: live.preview(Cuts(threshold=8.0))) for _ in range(5))
         print(f"{'preview of another cut':24} ours {statistics.median(taken) * 1e3:7.1f} ms median, {taken[-1] * 1e3:7.1f} ms worst of 5")
         print(f"largest memory of the process: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:,.0f} MB")

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from collections.abc import Mapping
 from pathlib import Path
 
-from curation.store import runs
-from curation.store.database import open_store
 from curation.views.decisions import decide_all
-from curation.views.row_table import RowTable, load_table
+from curation.views.row_cache import load_rows, rows_version
+from curation.views.row_table import RowTable
 from curation.views.selections import load_selections
 from curation.views.state import ProjectState
 from curation.views.what_if import Cuts, Preview, preview
@@ -36,8 +34,7 @@ class LiveRows:
 
     def version(self) -> str:
         """Return a text that changes with every run, override, answer, snapshot and setting of the project."""
-        with open_store(self.folder) as db:
-            return f"{runs.state_version(db)}/{_settings_version(self.folder)}"
+        return rows_version(self.folder)
 
     def table(self, *, fresh: bool = False) -> RowTable:
         """Return the table.
@@ -73,20 +70,13 @@ class LiveRows:
         with open_workspace(self.folder) as workspace:
             version = self.version()  # read first: a change meanwhile builds the table again
             state = ProjectState(workspace)
-            table = RowTable(load_table(state), load_selections(self.folder))
+            table = RowTable(load_rows(state), load_selections(self.folder))
+            self._table = table  # queries are answered from here on, while the previews are prepared
             verdicts = {decision.seq: decision.verdict for decision in decide_all(state).decisions}
-        self._table, self._state, self._verdicts, self._version = table, state, verdicts, version
+        self._state, self._verdicts, self._version = state, verdicts, version
 
     def _build_and_release(self) -> None:
         try:
             self._build()
         finally:
             self._building.release()
-
-
-def _settings_version(folder: Path) -> str:
-    """Return a digest of project.yaml; empty where it cannot be read, which the next query reports."""
-    try:
-        return hashlib.sha256((folder / "project.yaml").read_bytes()).hexdigest()[:16]
-    except OSError:
-        return ""

@@ -1,4 +1,4 @@
-"""Search, filter, sort, group and export the rows of a project. Nothing is written to the project."""
+"""Search, filter, sort, group and export the rows of a project. Nothing about the rows is written."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from curation.views.row_table import SHOWN, Bin, Group, Query, RowTable, load_table, write_table
+from curation.views.row_cache import load_rows
+from curation.views.row_table import SHOWN, Bin, Group, Query, RowTable, write_table
 from curation.views.selections import load_selections
 from curation.views.state import ProjectState
 from curation.workspace import open_workspace
@@ -52,7 +53,7 @@ def rows(
         ProjectError: a condition, column or file that cannot be used.
     """
     with open_workspace(folder) as workspace:
-        table = RowTable(load_table(ProjectState(workspace)), load_selections(folder))
+        table = RowTable(load_rows(ProjectState(workspace)), load_selections(folder))
     found = table.count(query)
     if by is not None:
         return RowsResult(table.rows, found, groups=table.group(by, query))

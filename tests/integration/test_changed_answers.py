@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from tests.support.argilla_people import wait_for
 from tests.support.argilla_server import RunningArgilla
 from tests.support.projects import blank, import_plain, score_by_hand
 from tests.support.relay import Relay, relay_to
+from tests.support.service_client import served
 
 pytestmark = [pytest.mark.argilla, pytest.mark.timeout(300)]
 ROWS = 40
@@ -180,6 +182,32 @@ def test_argilla_calls_the_service_when_somebody_answers(bed: tuple[Path, list[A
         prepare(folder, f"http://localhost:{port}")  # a restart registers nothing twice
         assert [one["id"] for one in http.get("webhooks").json()["items"]] == [held["id"]]
         http.delete(f"webhooks/{held['id']}")
+
+
+def test_while_argilla_is_down_the_service_says_so_and_then_catches_up(
+    bed: tuple[Path, list[Account]], argilla_home: RunningArgilla, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, people = bed
+    port = any_free_port()
+    monkeypatch.setenv("ARGILLA_API_URL", f"http://127.0.0.1:{port}")  # where nothing listens yet
+    record = records_of(argilla_home, folder)[0]["id"]
+    with served(folder, every=1) as service, service.client() as http:
+        for says in ("approve", "reject"):
+            wait_for(lambda: "cannot be reached" in str(http.get("/api/overview").json()["last_pull"]["error"]))
+            assert http.get("/healthz").status_code == 503
+            assert http.get("/api/rows").json()["total"] == ROWS  # everything else goes on
+            assert "seedcorn_pull_failing 1.0" in http.get("/metrics").text
+            with as_user(argilla_home, people[0].api_key) as person:
+                answer(person, record, says)
+            with relay_to(argilla_home.url, port=port):
+                wait_for(lambda: http.get("/healthz").status_code == 200)
+                wait_for(partial(holds, folder, says))
+    text = (folder / "serve.token").read_text().strip()
+    assert not any(text in file.read_text(errors="replace") for file in (folder / "serve").rglob("*") if file.is_file())
+
+
+def holds(folder: Path, says: str) -> bool:
+    return {verdict for *_, verdict in stored(folder)} == {says}
 
 
 def answers_ok(address: str) -> bool:

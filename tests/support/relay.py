@@ -29,8 +29,11 @@ class Relay:
 
 
 @contextmanager
-def relay_to(server: str) -> Iterator[Relay]:
-    """Relay to SERVER for the length of a `with` block. A request that arrived reaches it even when its sender dies."""
+def relay_to(server: str, *, port: int = 0) -> Iterator[Relay]:
+    """Relay to SERVER for the length of a `with` block, from this port or a free one.
+
+    A request that arrived reaches it even when its sender dies.
+    """
     relay, upstream = Relay(), httpx.Client(base_url=server, timeout=120)
 
     class Handler(BaseHTTPRequestHandler):
@@ -68,7 +71,7 @@ def relay_to(server: str) -> Iterator[Relay]:
         def handle_error(self, request: object, client_address: object) -> None:
             """A sender that was killed is what the tests are about."""
 
-    listener = Server(("127.0.0.1", 0), Handler)
+    listener = Server(("127.0.0.1", port), Handler)
     relay.url = f"http://127.0.0.1:{listener.server_port}"
     thread = threading.Thread(target=listener.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()

@@ -1,0 +1,67 @@
+"""A running `curate serve` as a process of its own, and a client with a token."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from argilla_setup.server.control import any_free_port
+from tests.conftest import ROOT
+
+
+class Service:
+    """A service that can be killed and started again at the same address."""
+
+    def __init__(self, folder: Path, *, every: float = 3600) -> None:
+        self.folder, self.port = folder, any_free_port()
+        self._command = [sys.executable, "-m", "curation", "serve", str(folder), "--port", str(self.port), "--every", str(every)]
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it and wait until it answers."""
+        self.process = subprocess.Popen(self._command, cwd=ROOT, stderr=subprocess.DEVNULL, env=dict(os.environ))
+        end = time.monotonic() + 60
+        while time.monotonic() < end:
+            try:
+                if httpx.get(f"http://127.0.0.1:{self.port}/static/dom.js").status_code == 200:
+                    return
+            except httpx.TransportError:
+                time.sleep(0.02)
+        raise AssertionError("the service does not answer")
+
+    def kill(self) -> None:
+        """End it as a crash would."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+
+    def client(self) -> httpx.Client:
+        """Return a client with the owner's token."""
+        token = (self.folder / "serve.token").read_text().strip()
+        return httpx.Client(base_url=f"http://127.0.0.1:{self.port}", headers={"Authorization": f"Bearer {token}"}, timeout=60)
+
+    def post(self, http: httpx.Client, path: str, key: str, body: dict[str, Any]) -> int:
+        """Send a change until it is answered; a repeated one has the same key. Return the status; 0 where the service is down."""
+        try:
+            return http.post(f"/api/{path}", json=body, headers={"Idempotency-Key": key}).status_code
+        except httpx.TransportError:
+            return 0
+
+
+@contextmanager
+def served(folder: Path, *, every: float = 3600) -> Iterator[Service]:
+    """Run a service for the length of a `with` block."""
+    service = Service(folder, every=every)
+    service.start()
+    try:
+        yield service
+    finally:
+        service.kill()
