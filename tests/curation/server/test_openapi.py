@@ -18,7 +18,7 @@ from curation.server.access import Access, load_access
 from curation.server.app import make_app
 from tests.support.projects import Bed, blank, import_plain, score_by_hand
 
-EXAMPLES = 60 if os.environ.get("SEEDCORN_SOAK") else 2
+EXAMPLES = 40 if os.environ.get("SEEDCORN_SOAK") else 2
 ENDLESS = ("/api/events",)
 
 
@@ -36,6 +36,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Access]:
     return app, access
 
 
+@pytest.mark.timeout(2400)
 @pytest.mark.parametrize("role", ["nobody", "viewer", "curator", "owner"])
 def test_no_request_ends_in_a_stack_trace_or_shows_a_secret(served: tuple[Any, Access], role: str) -> None:
     with warnings.catch_warnings():
