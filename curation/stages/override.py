@@ -98,6 +98,8 @@ def override_many(
         state = ProjectState(workspace)
         seqs = _listed_seqs(rows, state)
         before, notes = Counter(state.verdicts.get(seq, "undecided") for seq in seqs), list[str]()
+        if action == "review" and workspace.project.review.mode == "none":
+            raise ProjectError("review", "project.yaml has review: none, so nobody is asked", "set review: sample or all in project.yaml")
         if action == "again":
             planned = {cell.id for cell in state.cells}
             askable = [seq for seq in seqs if state.row_by_seq[seq].cell in planned]

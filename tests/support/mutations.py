@@ -22,6 +22,7 @@ class Mutation(NamedTuple):
 
 SNAPSHOT, STORE, MODELS = "curation/snapshot", "curation/store", "curation/models"
 MUTATIONS = [
+    Mutation("curation/views/decisions.py", "edits = edit_statuses(state) | _unlabelled(state)", "edits = edit_statuses(state)", "curation/stages/test_relabel.py::test_a_new_label_makes_a_new_row_and_drops_the_old_one_until_undo"),
     Mutation(f"{SNAPSHOT}/verify.py", "{MANIFEST: hashlib.sha256(body).hexdigest(), **", "{MANIFEST: file_sha256(path / MANIFEST), **", "curation/snapshot/test_verify.py::test_files_swapped_while_a_snapshot_loads_never_yield_forged_content"),
     Mutation(f"{SNAPSHOT}/verify.py", "find_problems(path, manifest, deep=False)", "find_problems(path, manifest, deep=deep)", "curation/snapshot/test_verify.py::test_rows_of_a_snapshot_that_is_not_verified_are_never_parsed"),
     Mutation(f"{SNAPSHOT}/verify.py", "if fact := find_revocation(", "if fact := (lambda *a, **k: None)(", "curation/snapshot/test_keys.py::test_a_revoked_snapshot_is_refused"),

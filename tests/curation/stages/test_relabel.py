@@ -113,6 +113,9 @@ def test_review_shows_people_a_row_outside_the_sample_or_dropped_by_a_gate(desk:
     assert desk.verdicts()[dropped.seq] == "to_review"
     stages.undo(desk.folder)
     assert desk.verdicts()[dropped.seq] == "dropped"
+    desk.set(r"^  mode: .*\n  sample: .*$", "  mode: none")
+    with pytest.raises(ProjectError, match="nobody is asked"):
+        stages.override_many(desk.folder, [dropped.id], action="review", reason="look", confirmed=True)
 
 
 def test_asking_again_drops_a_row_and_empties_its_cell(tmp_path: Path) -> None:
