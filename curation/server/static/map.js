@@ -1,6 +1,6 @@
 // The map of the rows: a point for each row, coloured by a value. A lasso or a list of clusters makes a selection, which is a condition.
 
-import { app, number, h, fill, say, call, can, go, nodes, words, query } from "./dom.js";
+import { app, number, show, h, fill, say, call, can, go, nodes, words, query } from "./dom.js";
 
 // Distinguishable in light and dark, also for most people who see few colours (Okabe and Ito, with four more); the rest is grey.
 const PALETTE = ["#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#8c6d1f", "#7b4fb5", "#b3b12a", "#3f8f8f", "#a0522d", "#5b7fd1"];
@@ -42,7 +42,7 @@ export async function map() {
     const done = await call("override", { action, reason: reason.value, confirmed: true, where: condition });
     say(`${number.format(done.out)} rows: ${Object.entries(done.verdicts).map(([name, n]) => `${number.format(n)} ${words(name)}`).join(", ")}. Undo is on the page of rows.`, 15);
     await call(`rows?${query({ limit: 1, fresh: true })}`);
-    await map();
+    await show();  // and not this page, which may have been left meanwhile
   });
   const clear = () => { state.chosen.clear(); boxes().forEach((box) => (box.checked = false)); count(); view.draw(); };
   const clusters = clusterList(found, (points, isOn) => { points.forEach((n) => (isOn ? state.chosen.add(n) : state.chosen.delete(n))); count(); view.draw(); });
