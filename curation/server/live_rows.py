@@ -67,10 +67,13 @@ class LiveRows:
             return preview(held.under(workspace.project, workspace), cuts, verdicts)
 
     def _build(self) -> None:
+        import pyarrow as pa
+
         with open_workspace(self.folder) as workspace:
             version = self.version()  # read first: a change meanwhile builds the table again
             state = ProjectState(workspace)
             table = RowTable(load_rows(state), load_selections(self.folder))
+            pa.default_memory_pool().release_unused()  # 0.9 GB of a million rows
             self._table = table  # queries are answered from here on, while the previews are prepared
             verdicts = {decision.seq: decision.verdict for decision in decide_all(state).decisions}
         self._state, self._verdicts, self._version = state, verdicts, version
