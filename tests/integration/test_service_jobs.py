@@ -16,6 +16,7 @@ from curation import api as stages
 from curation.config.project import load_project
 from curation.simulation import process as mock_provider
 from tests.conftest import ROOT
+from tests.support.axe import axe_source, violations
 from tests.support.browsing import SCREENSHOTS
 from tests.support.browsing import browser as browser
 from tests.support.projects import Bed, approve, blank, import_plain, score_by_hand
@@ -184,7 +185,9 @@ def test_snapshots_are_read_and_compared(page: Any, root: Path) -> None:
     assert page.locator("pre.card-text").inner_text().startswith("---")
 
 
-def test_every_page_fits_in_every_width(owner: dict[str, Any], browser: Any, service: tuple[str, str], root: Path) -> None:
+def test_every_page_fits_in_every_width_and_is_accessible(
+    owner: dict[str, Any], browser: Any, service: tuple[str, str], root: Path
+) -> None:
     """With SEEDCORN_PICTURES it also leaves pictures of them in both themes for a person to look at."""
     first = Bed(root / "garden", root).rows()[0].id
     names = [path.name for path in sorted((root / "garden" / "snapshots").iterdir())]
@@ -195,7 +198,8 @@ def test_every_page_fits_in_every_width(owner: dict[str, Any], browser: Any, ser
         "snapshots": "/p/garden/snapshots", "snapshot": f"/p/garden/snapshots/{names[-1]}", "compare": compared,
     }  # fmt: skip
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)
-    pictures = bool(os.environ.get("SEEDCORN_PICTURES"))
+    seen = list[tuple[str, str]]()
+    source, pictures = axe_source(), bool(os.environ.get("SEEDCORN_PICTURES"))
     for scheme in ("light", "dark") if pictures else ("light",):
         context = browser.new_context(storage_state=owner, color_scheme=scheme, base_url=service[0])
         page = context.new_page()
@@ -203,9 +207,12 @@ def test_every_page_fits_in_every_width(owner: dict[str, Any], browser: Any, ser
             page.goto(path)
             page.locator("h1").wait_for()
             page.wait_for_timeout(300)  # parts that load after the heading
+            found = violations(page, source)
+            seen += [(name, one) for one in found]
             for width in WIDTHS:
                 page.set_viewport_size({"width": width, "height": 900})
                 assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), (name, width)
                 if pictures:
                     page.screenshot(path=SCREENSHOTS / f"service-{name}-{scheme}-{width}.png")
         context.close()
+    assert seen == []

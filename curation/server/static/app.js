@@ -38,7 +38,7 @@ function switcher() {
   const place = document.getElementById("project");
   const { project, projects: names } = app.session;
   if (!names.length) return place.replaceChildren(project);
-  place.replaceChildren(h("details", { class: "switch" }, h("summary", { "aria-label": "Change the project" }, project || "Projects"),
+  place.replaceChildren(h("details", { class: "switch" }, h("summary", { title: "Change the project" }, project || "Projects"),
     h("ul", {}, [h("li", {}, h("a", { href: `${location.origin}/` }, "All projects")), names.map((name) => h("li", {}, h("a", { href: `${location.origin}/p/${name}/`, "aria-current": base === `/p/${name}` ? "page" : null }, name)))])));
 }
 
