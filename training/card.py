@@ -124,7 +124,7 @@ def _sources(done: RunRecord) -> str:
     licence = f", licence {plain(snapshot.licence)}" if snapshot.licence else ""
     lines = [
         f"- Base model: {plain(base.id)}, {plain(base.licence)}, digest `{base.digest[:16]}`{note}",
-        f"- Rows: {rows.rows - rows.left_out} of snapshot {plain(snapshot.name)} v{snapshot.version}, digest `{snapshot.digest[:16]}`, "
+        f"- Rows: {rows.used} of snapshot {plain(snapshot.name)} v{snapshot.version}, digest `{snapshot.digest[:16]}`, "
         f"signed by `{snapshot.signer[:23]}`{licence}",
     ]
     if snapshot.teacher:

@@ -77,7 +77,10 @@ def init(
     allow_simulated_review: Annotated[
         bool, typer.Option("--allow-simulated-review", help="Accept rows that no person has approved.")
     ] = False,
-    method: Annotated[list[str] | None, typer.Option(help="Method to write a run file for; can be repeated. Default: sft and dpo.")] = None,
+    method: Annotated[
+        list[str] | None,
+        typer.Option(help="Method of a run file; repeatable. Default: sft, and dpo if there are pairs."),
+    ] = None,
     sft_not_converged: Annotated[
         str | None, typer.Option("--sft-not-converged", help="Why DPO may start before the SFT run's validation loss stopped falling.")
     ] = None,
@@ -92,7 +95,7 @@ def init(
         evaluation=evaluation,
         items=items,
         allow_simulated_review=allow_simulated_review,
-        methods=tuple(method or ("sft", "dpo")),
+        methods=tuple(method or ()),
         sft_not_converged=sft_not_converged,
     )
     written = write_run_files(folder, project=project, model=model, options=options)
@@ -201,6 +204,19 @@ def evaluate(
     result = _run_quietly(lambda say: evaluate_run(run, base=base, say=say), log=run.output / LOG)
     same = () if evaluation is None else ("--eval", str(evaluation))
     _print(result, as_json, result_text(result, target=target, sft_run=run.sft_adapter, options=same))
+
+
+@app.command()
+def compare(
+    first: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
+    second: Annotated[Path, typer.Argument(metavar="RUN", help="The run folder that it is compared with.")],
+    as_json: Json = False,
+) -> None:
+    """Compare two runs item by item on a set that both were measured on. Example: train compare runs/curated runs/raw"""
+    from training.compare import compare_runs, comparison_text
+
+    found = compare_runs(first, second)
+    _print(found, as_json, comparison_text(found))
 
 
 @app.command()

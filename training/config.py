@@ -115,6 +115,8 @@ class RowRules(BaseModel):
     """drop leaves out rows above max_length; cut trains on their beginnings."""
     max_left_out: float = Field(default=0.05, ge=0, le=1)
     """Largest share of a split that may be left out because its rows are too long or unusable with the chat template."""
+    most: int | None = Field(default=None, ge=1)
+    """Train on at most so many rows, drawn at random by `seed`; to compare data sets at equal size. Default: all rows."""
 
 
 class Stopping(BaseModel):

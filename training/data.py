@@ -238,16 +238,19 @@ def class_weights(run: RunFile, snapshot: Snapshot) -> dict[str, float]:
     return {str(name): float(weight) for name, weight in found.items()}
 
 
-def kept_rows(rows: Dataset, facts: LengthStats, *, system: str = "keep") -> Dataset:
-    """Return the rows of a split that preflight did not leave out.
+def kept_rows(rows: Dataset, facts: LengthStats, *, system: str = "keep", seed: int = 0) -> Dataset:
+    """Return the rows of a split that preflight did not leave out, or as many of them as it drew.
 
     Args:
         rows: the split.
         facts: the split in preflight.json.
         system: keep, or merge to put each system message in front of the first user message.
+        seed: of the draw.
     """
     gone = set(facts.left_out)
     kept = rows.select([number for number, name in enumerate(rows["id"]) if str(name) not in gone]) if gone else rows
+    if facts.drawn is not None:
+        kept = kept.select(sorted(random.Random(seed).sample(range(len(kept)), facts.drawn)))
     return kept if system == "keep" else kept.map(lambda row: {"prompt": merge_system(row["prompt"])})
 
 

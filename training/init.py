@@ -51,8 +51,8 @@ class InitOptions:
     items: int | None = None
     """Number of lines of it."""
     allow_simulated_review: bool = False
-    methods: Sequence[str] = ("sft", "dpo")
-    """Methods to write run files for."""
+    methods: Sequence[str] = ()
+    """Methods to write run files for; by default sft, and dpo where the project has a preference snapshot."""
     sft_not_converged: str | None = None
     """Why DPO may start from an SFT run whose validation loss was still falling."""
 
@@ -79,10 +79,11 @@ def write_run_files(
         raise TrainingError(f"--method {sorted(unknown)[0]}", "is not a training method", f"name one of {', '.join(METHODS)}")
     if not project.is_dir():
         raise TrainingError(f"project {project}", "does not exist", "name the folder that curate init made")
-    names = {
-        kind: find_snapshot_name(project / "snapshots", kind)
-        for kind in sorted({"preference", *(m.rows for m in METHODS.values() if m.name in options.methods)})
-    }
+    names = find_snapshot_names(project / "snapshots")
+    wanted = options.methods or tuple(name for name in ("sft", "dpo") if METHODS[name].rows in names) or ("sft",)
+    if missing := next((rows for name in wanted if (rows := METHODS[name].rows) not in names), None):
+        what = str(project / "snapshots")
+        raise TrainingError(what, f"holds no {missing} snapshot", command("curate", "snapshot", project, "--kind", missing))
     evaluation = options.evaluation
     if evaluation is None:
         found = sorted((project / "protected").glob("*.jsonl")) if (project / "protected").is_dir() else []
@@ -93,8 +94,9 @@ def write_run_files(
     tables = sorted((project / "tables").glob("*.parquet")) if (project / "tables").is_dir() else []
     folder.mkdir(parents=True, exist_ok=True)
     written: dict[str, str] = {}
+    pairs = names.get("preference")
     for kind, method in METHODS.items():
-        if kind not in options.methods:
+        if kind not in wanted:
             continue
         (folder / schema_file(kind)).write_text(json.dumps(run_file_schema(kind), indent=2) + "\n", encoding="utf-8")
         target = folder / f"{kind}.yaml"
@@ -106,7 +108,7 @@ def write_run_files(
             "snapshot": relative(project / "snapshots" / names[method.rows], folder) + "@latest",
             "base_model": relative(model, folder),
             "file": relative(evaluation, folder),
-            "preference_snapshot": relative(project / "snapshots" / names["preference"], folder) + "@latest",
+            "preference_snapshot": f"{relative(project / 'snapshots' / pairs, folder)}@latest" if pairs else REMOVED,
             "table": relative(tables[0], folder) if tables else REMOVED,
             "trusted_keys": [relative(key, folder) for key in options.keys],
             "allow_simulated_review": options.allow_simulated_review,
@@ -135,16 +137,17 @@ def fill_in(text: str, changes: Mapping[str, Any]) -> str:
     return text
 
 
-def find_snapshot_name(folder: Path, kind: str) -> str:
-    """Return the name of a project's snapshots of one kind; refuse several names, because only the user knows which one is meant."""
+def find_snapshot_names(folder: Path) -> dict[str, str]:
+    """Return the name of a project's snapshots by kind; refuse several names, because only the user knows which one is meant."""
     from curation.snapshot.manifest import find_snapshots, read_manifest
 
-    names = sorted({m.name for m in map(read_manifest, find_snapshots(folder)) if m.kind == kind})
-    if not names:
-        raise TrainingError(str(folder), f"holds no {kind} snapshot", command("curate", "snapshot", folder.parent, "--kind", kind))
-    if len(names) > 1:
-        raise TrainingError(str(folder), f"holds {kind} snapshots of several names: {', '.join(names)}", "write the run files by hand")
-    return names[0]
+    names: dict[str, set[str]] = {}
+    for manifest in map(read_manifest, find_snapshots(folder)):
+        names.setdefault(manifest.kind, set()).add(manifest.name)
+    if several := next((kind for kind, found in names.items() if len(found) > 1), None):
+        fact = f"holds {several} snapshots of several names: {', '.join(sorted(names[several]))}"
+        raise TrainingError(str(folder), fact, "write the run files by hand")
+    return {kind: found.pop() for kind, found in names.items()}
 
 
 class PreparedModel(BaseModel):

@@ -236,6 +236,8 @@ def describe_rows(run: RunFile, snapshot: Snapshot, *, say: Say) -> tuple[dict[s
         facts = describe_lengths(rows, read.rendered, max_length=run.settings.max_length, too_long=run.rows.too_long)
         refuse_losses(run, read, facts, tokenizer=tokenizer)
         refuse_beyond_limits(run, read, facts, limits=limits)
+        if split == "train" and run.rows.most is not None and run.rows.most < facts.used:
+            facts = facts.model_copy(update={"drawn": run.rows.most})
         lengths[split] = facts
         # Rows of the training split, which comes first.
         sample = sample or pick_rows(rows, read.rendered, set(facts.left_out))
@@ -311,7 +313,7 @@ def describe_schedule(run: RunFile, lengths: Mapping[str, LengthStats]) -> Sched
         lengths: the rows of each split.
     """
     settings, train = run.settings, lengths["train"]
-    rows = train.rows - len(train.left_out)
+    rows = train.used
     if run.packing:
         # TRL fills sequences of max_length almost completely (best fit decreasing).
         rows = max(1, -(-rows * train.median // settings.max_length))
@@ -402,9 +404,9 @@ def report_text(report: PreflightReport, run_file: Path, *, max_length: int, is_
         is_finished: whether the run is finished.
     """
     snapshot, lengths = report.snapshot, report.lengths["train"]
-    kept = lengths.rows - len(lengths.left_out)
+    drawn = "" if lengths.drawn is None else f", drawn at random from {lengths.rows - len(lengths.left_out)} (rows.most)"
     lines = [
-        f"snapshot {snapshot.name} v{snapshot.version} {snapshot.digest[:12]}: signed, {kept} training rows",
+        f"snapshot {snapshot.name} v{snapshot.version} {snapshot.digest[:12]}: signed, {lengths.used} training rows{drawn}",
         f"base model {report.base.id}: {report.base.licence}, use {report.use}",
         f"tokens a row: median {lengths.median}, longest {lengths.longest}",
         f"memory on {report.memory.device}: about {report.memory.total} GiB needed, {report.memory.available} GiB free",

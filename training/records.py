@@ -148,6 +148,13 @@ class LengthStats(BaseModel):
     """Ids by what the chat template does wrong to them."""
     merged: int = 0
     """Rows whose prompt ends in white space that shares a token with the answer; TRL trains that token too."""
+    drawn: int | None = None
+    """Rows that are drawn at random from those that are not left out (`rows.most`); None where all are used."""
+
+    @property
+    def used(self) -> int:
+        """The number of rows that are used."""
+        return self.rows - len(self.left_out) if self.drawn is None else self.drawn
 
 
 class MemoryFacts(BaseModel):
@@ -267,6 +274,13 @@ class RowCounts(BaseModel):
     too_long: int = 0
     left_out: int = 0
     cut: int = 0
+    drawn: int | None = None
+    """Rows that were drawn at random from the others; None where all are used."""
+
+    @property
+    def used(self) -> int:
+        """The number of rows that were used."""
+        return self.rows - self.left_out if self.drawn is None else self.drawn
 
 
 class ParameterCounts(BaseModel):

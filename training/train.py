@@ -146,7 +146,7 @@ def build_trainer(run: RunFile, *, report: PreflightReport, say: Say) -> tuple[A
         say(f"Warning: {line}")
     say(f"Loading {report.base.id}")
     tokenizer, loaded = load_tokenizer(run.base_model, run.chat_template_kwargs), load_splits(snapshot)
-    rows = Splits(*(kept_rows(loaded[split], report.lengths[split], system=run.system) for split in Splits._fields))
+    rows = Splits(*(kept_rows(loaded[split], report.lengths[split], system=run.system, seed=run.seed) for split in Splits._fields))
     dtype = recorded_dtype(report, say=say)
     trainer = make_trainer(
         run, tokenizer, rows, dtype=dtype, tracking=describe_tracking(run, report), weights=report.snapshot.class_weights, say=say
@@ -325,6 +325,7 @@ def describe_run(run: RunFile, state: Any, *, report: PreflightReport, adapter_d
                 too_long=len(facts.too_long),
                 left_out=len(facts.left_out),
                 cut=len(set(facts.too_long) - set(facts.left_out)),
+                drawn=facts.drawn,
             )
             for split, facts in report.lengths.items()
         },

@@ -57,8 +57,11 @@ def test_run_files_of_a_project_without_a_table_name_none(project: Path) -> None
 
 def test_run_files_need_one_snapshot_name_of_each_kind(project: Path) -> None:
     (path,) = sign_snapshots(project, "instruction")
+    assert set(write_run_files(project / "alone", project=project, model=project / "model")) == {"sft"}
+    assert load_run_file(project / "alone" / "sft.yaml").eval.preference_snapshot is None
+    asked = InitOptions(methods=("sft", "dpo"))
     with pytest.raises(UserError, match=r"holds no preference snapshot\. Next: curate snapshot \S+ --kind preference"):
-        write_run_files(project / "runs", project=project, model=project / "model")
+        write_run_files(project / "runs", project=project, model=project / "model", options=asked)
     shutil.rmtree(path)
     with pytest.raises(UserError, match="holds no instruction snapshot"):
         write_run_files(project / "runs", project=project, model=project / "model")
