@@ -7,7 +7,7 @@ export HF_HUB_OFFLINE ?= 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 export TOKENIZERS_PARALLELISM := false
 .DEFAULT_GOAL := help
-.PHONY: help install system demo test soak lint docs lock clean
+.PHONY: help install system demo test soak experiment lint docs lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -35,6 +35,9 @@ test: install ## run all tests with small counts
 
 soak: install ## run all tests with full counts: kills, tampers, loads, fuzz
 	@PATH="$(CURDIR)/$(BIN):$$PATH" SEEDCORN_SOAK=1 bash tests/run.sh
+
+experiment: install ## train on raw, machine-cleaned, clean and longest rows and compare (hours; build/experiment)
+	@$(BIN)/python -m benchmarks.experiment
 
 lint: install ## run ruff, mypy, codespell and the strict build of the documentation
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/codespell && $(BIN)/zensical build --clean --strict

@@ -101,3 +101,36 @@ def simulate_controls(
         keep = command("curate", "keep", folder, "--file", hidden, "--reason", "control rows", "--yes")
         text += f". A gate dropped {len(kept)} of the bad ones; {keep} shows them to annotators"
     print_values({"file": str(file), "good": len(known) - bad, "bad": bad, "kept": len(kept)}, text, json=as_json)
+
+
+@simulate.command("data")
+def simulate_data(
+    folder: Folder,
+    log: Annotated[Path, typer.Option(help="Folder outside the project for the right answers and the planted errors.")],
+    rows: Annotated[int, typer.Option(min=50, help="Number of rows.")] = 560,
+    test: Annotated[int, typer.Option(min=10, help="Number of protected phrases.")] = 240,
+    labels: Annotated[int, typer.Option(min=2, help="Number of categories.")] = 24,
+    sample: Annotated[int, typer.Option(min=10, help="Rows that people review, besides those with a suspected label.")] = 80,
+    argilla: Annotated[str | None, typer.Option(help="Folder of `argilla-setup up --home`, relative to the project.")] = None,
+    annotator: Annotated[list[str] | None, typer.Option(help="User name of an annotator; repeatable.")] = None,
+    adjudicator: Annotated[list[str] | None, typer.Option(help="User name of a person who settles disputes; repeatable.")] = None,
+    uncurated: Annotated[Path | None, typer.Option(help="Also write a project with the same rows that is not curated.")] = None,
+    seed: Seed = 7,
+    as_json: Json = False,
+) -> None:
+    """Write a project with a raw data set: labelled rows, near-copies and wrong labels among them.
+
+    Example: curate simulate data categories --log simulation-log
+    """
+    from curation.errors import command
+    from curation.simulation.raw_data import RawOptions, write_project
+
+    options = RawOptions(rows=rows, test=test, labels=labels, seed=seed)
+    people = {"annotators": tuple(annotator or ()), "adjudicators": tuple(adjudicator or ())}
+    counts = write_project(folder, log, options, sample=sample, argilla=argilla, uncurated=uncurated, **people)
+    next_step = command("curate", "import", folder, folder / "raw.csv", "--column", "prompt=phrase", "--column", "completion=category")
+    text = (
+        f"{folder}: {counts['rows']} rows ({counts['wrong_labels']} wrong labels, {counts['near_copies']} near-copies), "
+        f"{counts['protected']} protected phrases. Next: {next_step}"
+    )
+    print_values(counts, text, json=as_json)

@@ -11,7 +11,7 @@ import json
 import random
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -24,6 +24,7 @@ from curation.records import KINDS
 from curation.simulation.code_table import CodeTable, normalize
 from curation.simulation.defects import chance, fraction
 from curation.simulation.judge import CARELESS
+from curation.simulation.raw_data import read_answers
 from curation.simulation.request_parser import answer_fields
 from curation.simulation.vocabulary import VOCABULARY
 
@@ -97,6 +98,8 @@ class Annotator:
     seed: int
     rates: ReviewRates
     codes: CodeTable
+    known: Mapping[str, str] = field(default_factory=dict)
+    """Right completion by normalized prompt, for rows that are not about the code table."""
 
     def answer(self, row: Mapping[str, str]) -> Answer:
         """Answer a record. The row has `id` and the fields of its form: prompt and completion, or prompt and two responses."""
@@ -104,7 +107,7 @@ class Annotator:
 
     def _answer_instruction(self, row: Mapping[str, str]) -> Answer:
         key, rates = (self.seed, self.name, row["id"]), self.rates
-        faults = find_faults(row["prompt"], row["completion"], self.codes)
+        faults = self._find_faults(row["prompt"], row["completion"])
         given = honest = forms.REJECT if faults else forms.APPROVE
         error: Error = None
         if chance(rates.quarrel, self.seed, row["id"], "quarrel"):
@@ -117,7 +120,8 @@ class Annotator:
         values: dict[str, Any] = {forms.VERDICT: given, forms.COMMENT: DISCLOSURE}
         if given == forms.REJECT:
             values[forms.REASONS] = list(faults) or ["cannot_verify" if fraction(*key, "why") < 0.5 else "unclear"]
-        edits = given == forms.APPROVE and error is None and chance(rates.edit, *key, "edit")
+        # A known answer is complete as it is.
+        edits = given == forms.APPROVE and error is None and not self.known and chance(rates.edit, *key, "edit")
         completion = _edit(row["completion"], random.Random(repr(key))) if edits else row["completion"]
         values[forms.EDITED_COMPLETION] = completion
         is_edited = completion != row["completion"]
@@ -140,9 +144,15 @@ class Annotator:
         truth = ReviewTruth(record_id=row["id"], annotator=self.name, kind="preference", honest=honest, given=given, error=error)
         return Answer({forms.BETTER: given, forms.COMMENT: DISCLOSURE}, truth)
 
+    def _find_faults(self, prompt: str, completion: str) -> tuple[str, ...]:
+        right = self.known.get(normalize(_user_text(prompt)))
+        if right is None:
+            return find_faults(prompt, completion, self.codes)
+        return () if normalize(completion) == normalize(right) else ("wrong",)
+
     def _find_better(self, row: Mapping[str, str]) -> str:
         texts = {forms.A: row["response_a"], forms.B: row["response_b"]}
-        faults = {letter: find_faults(row["prompt"], text, self.codes) for letter, text in texts.items()}
+        faults = {letter: self._find_faults(row["prompt"], text) for letter, text in texts.items()}
         if not self.codes.rows:
             if len(faults[forms.A]) != len(faults[forms.B]):
                 return min(faults, key=lambda letter: len(faults[letter]))
@@ -320,9 +330,8 @@ def review_as(folder: Path, *, name: str, log: Path, seed: int) -> ReviewSummary
         next_step = f"argilla-setup users add {name} --workspace {workspace} --home {home.folder}"
         raise ReviewError(f"annotator {name}", "has no account on this server", next_step)
     grounding = project.plan.grounding
-    annotator = Annotator(
-        name, seed, ADJUDICATOR if settles else ReviewRates(), CodeTable.read(folder / grounding.table if grounding else None)
-    )
+    codes = CodeTable.read(folder / grounding.table if grounding else None)
+    annotator = Annotator(name, seed, ADJUDICATOR if settles else ReviewRates(), codes, read_answers(log))
     datasets = [f"{project.name}-{kind}{ending}" for kind in KINDS]
     key = json.loads(account.read_text())["api_key"]
     return simulate_reviews(annotator, status.url, key, workspace=workspace, datasets=datasets, log=log)

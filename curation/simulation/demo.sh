@@ -12,9 +12,11 @@ mkdir -p "$demo"
 demo=$(cd "$demo" && pwd)
 here=$PWD
 project=$demo/project argilla=$demo/argilla log=$demo/standin
+# A second project, of rows that people bring; the same rows without curation; and the folder with the right answers.
+sorting=$demo/sorting uncurated=$demo/sorting-uncurated answers=$demo/standin-sorting
 export SEEDCORN_CONFIG_DIR=$demo/config TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(nproc)}
-if [[ -n ${QUICK:-} ]]; then instructions=130 pairs=48 epochs=0.5 dpo_epochs=0.5 items=24 controls=12; else instructions=280 pairs=110 epochs=3 dpo_epochs=2 items=120 controls=24; fi
+if [[ -n ${QUICK:-} ]]; then instructions=130 pairs=48 epochs=0.5 dpo_epochs=0.5 items=24 controls=12 raw_rows=300 labels=10 phrases=40 sample=40; else instructions=280 pairs=110 epochs=1 dpo_epochs=1 items=60 controls=24 raw_rows=560 labels=24 phrases=240 sample=80; fi
 
 short() { local text="$*"; text=${text//"$demo/"/}; echo "${text//"$here/"/}"; }
 
@@ -37,7 +39,16 @@ stop() {
 trap stop EXIT
 trap 'echo; echo "Stopped. Run the same command again to continue."; exit 130' INT TERM
 
-latest() { ls -d "$project/snapshots/project-$1-v"* 2>/dev/null | sort -V | tail -n 1; }
+latest() { ls -d "${2:-$project}/snapshots/$(basename "${2:-$project}")-$1-v"* 2>/dev/null | sort -V | tail -n 1; }
+
+# freeze PROJECT KIND WHAT_IF_NOT SED: freeze the approved rows; if the certificate does not meet its policy, change the policy and say so.
+freeze() {
+  if ! run "curate snapshot" "Freeze the approved $2 rows after a last run of the gates" curate snapshot "$1" --kind "$2"; then
+    echo "The certificate does not meet its policy (the reason is above). The demo continues $3."
+    sed -i.bak "$4" "$1/project.yaml" && rm "$1/project.yaml.bak"
+    run "curate snapshot" "Freeze the approved $2 rows $3" curate snapshot "$1" --kind "$2"
+  fi
+}
 
 echo "Seedcorn demo in $(short "$demo")${QUICK:+ (small counts)}. No data leaves this machine."
 if [[ ! -f $demo/steps.jsonl ]]; then
@@ -99,11 +110,7 @@ run "curate standin review" "Settle the disputes as a simulated adjudicator" \
 run "curate pull" "Fetch the adjudicator's answers, which settle the rows" curate pull "$project"
 run "curate calibrate" "Compare the judge's scores with the annotations, those of rows below its cut included" curate calibrate "$project"
 for kind in instruction preference; do
-  if ! run "curate snapshot" "Freeze the approved $kind rows after a last run of the gates" curate snapshot "$project" --kind $kind; then
-    echo "The certificate does not meet its policy (the reason is above). The demo continues without it."
-    sed -i.bak 's/^  accept: /  # accept: /' "$project/project.yaml" && rm "$project/project.yaml.bak"
-    run "curate snapshot" "Freeze the approved $kind rows without a certificate" curate snapshot "$project" --kind $kind
-  fi
+  freeze "$project" $kind "without a certificate" 's/^  accept: /  # accept: /'
   run "curate sign" "Sign the snapshot with your key, created on first use" curate sign "$(latest $kind)"
   run "curate verify" "Verify the snapshot with the public key" curate verify "$(latest $kind)" --key "$demo/config/keys/signing.pub" --deep
 done
@@ -125,6 +132,59 @@ run "train trace" "Trace the adapter to its snapshot" train trace "$project/runs
 row=$(python -c 'import json,sys; print(json.loads(open(sys.argv[1]).readline())["id"])' "$demo/train.alpaca.jsonl")
 run "curate trace" "Trace one of its rows to the teacher's request" curate trace "$project" "$row"
 run "curate status" "Show the state of the project" curate status "$project"
+
+printf '\n\033[1m# Does curation pay? The same model is trained on equally many rows of one data set: as it was brought, and curated\033[0m\n'
+if [[ ! -f $uncurated/project.yaml ]]; then
+  run "curate standin data" "Write labelled rows as people bring them: a fifth has a wrong label, a fifth are near-copies" \
+    curate simulate data "$sorting" --log "$answers" --rows $raw_rows --labels $labels --test $phrases --sample $sample \
+    --argilla ../argilla --annotator simulated-reviewer-1 --annotator simulated-reviewer-2 \
+    --adjudicator simulated-adjudicator --uncurated "$uncurated"
+fi
+for folder in "$sorting" "$uncurated"; do
+  run "curate import" "Import the rows" curate import "$folder" "$folder/raw.csv" --column prompt=phrase --column completion=category \
+    --source raw-rows --license CC0-1.0 --written-by people
+  run "curate dedup" "Find duplicates" curate dedup "$folder"
+  run "curate screen" "Find leaks of the protected phrases, and labels that their neighbours contradict" curate screen "$folder"
+done
+run "curate push" "Send suspected labels and a random sample to the annotators" curate push "$sorting"
+for name in simulated-reviewer-1 simulated-reviewer-2; do
+  run "curate standin review" "Answer as a simulated annotator" curate simulate review "$sorting" --name $name --log "$answers"
+done
+run "curate pull" "Fetch the annotations" curate pull "$sorting"
+run "argilla-setup users" "Let the simulated adjudicator see this project's disputed rows" \
+  argilla-setup users add simulated-adjudicator --workspace sorting-settle --home "$argilla"
+run "curate push" "Send the disputed rows to the adjudicator" curate push "$sorting"
+run "curate standin review" "Settle the disputes" curate simulate review "$sorting" --name simulated-adjudicator --log "$answers"
+run "curate pull" "Fetch the adjudicator's answers" curate pull "$sorting"
+run "curate decide" "Decide on the rows that are not curated" curate decide "$uncurated"
+if [[ -z $(latest instruction "$uncurated") ]]; then
+  run "curate keep" "Keep the duplicates in the rows that are not curated; leaks stay out of both" curate keep "$uncurated" \
+    --where "reason IN ('exact', 'near')" --reason "not curated, for comparison" --yes
+fi
+for folder in "$sorting" "$uncurated"; do
+  freeze "$folder" instruction "with a policy that only states the bound" 's/accept: {max_error: [0-9.]*}/accept: {max_error: 0.9}/'
+  run "curate sign" "Sign the snapshot" curate sign "$(latest instruction "$folder")"
+done
+# The number of training rows of the smaller snapshot: both models get equally many.
+most=$(python -c 'import json, sys; print(min(json.load(open(f"{folder}/manifest.json"))["splits"]["train"]["rows"] for folder in sys.argv[1:]))' \
+  "$(latest instruction "$sorting")" "$(latest instruction "$uncurated")")
+for folder in "$sorting" "$uncurated"; do
+  run "train init" "Write the run file" train init "$folder/runs" --project "$folder" --model "$demo/model" --method sft \
+    --key "$demo/config/keys/signing.pub" --items $phrases --allow-simulated-review
+  # Short answers of a small model: a higher learning rate, larger batches, no quantization, and rows that nobody has read.
+  sed -i.bak -e 's/learning_rate: .*/learning_rate: 2.0e-3/' -e 's/num_train_epochs: .*/num_train_epochs: 2/' \
+    -e 's/per_device_train_batch_size: .*/per_device_train_batch_size: 16/' -e 's/^require: .*/require: {review: none}/' \
+    -e 's/^  every_steps: .*/  every_steps: 15/' -e "s/^seed: .*/rows: {most: $most}\nquantization: {kind: none}\nseed: 7/" "$folder/runs/sft.yaml"
+  rm "$folder/runs/sft.yaml.bak"
+  run "train preflight" "Check the run: equally many rows, the same settings and steps" train preflight "$folder/runs/sft.yaml"
+  run "train sft" "Train on $most rows" train sft "$folder/runs/sft.yaml"
+  if [[ $folder == "$sorting" ]]; then
+    run "train eval" "Evaluate the base model on the protected phrases" train eval "$folder/runs/sft.yaml" --base
+  fi
+  run "train eval" "Evaluate the trained model on the same phrases" train eval "$folder/runs/sft.yaml"
+done
+run "train compare" "Compare the two models, phrase by phrase" train compare "$sorting/runs/sft" "$uncurated/runs/sft"
+train compare "$sorting/runs/sft" "$uncurated/runs/sft" --json >"$demo/comparison.json"
 
 printf '\n\033[1m# Compare planted defects with findings (the only reader of the mock provider'\''s log)\033[0m\n'
 python -m curation.simulation.scorecard "$demo"

@@ -26,6 +26,7 @@ from curation.records import Kind
 from curation.simulation.annotators import honest_verdicts, true_error_rates
 from curation.simulation.defects import COPIES, LEAKS
 from curation.simulation.provider import PlantedTruth
+from curation.simulation.raw_data import wrong_share
 from curation.snapshot.certificate import read_certificate
 from curation.snapshot.keys import find_trusted_keys
 from curation.snapshot.manifest import read_manifest
@@ -53,7 +54,8 @@ CURATE_STEPS = (
 OTHER_STEPS = (
     "argilla-setup up", "argilla-setup users", "curate init", "curate standin start", "curate standin review",
     "curate standin controls", "curate keep", "curate trace",
-    "train prepare-model", "train init", "train preflight", "train sft", "train eval", "train dpo", "train trace",
+    "curate standin data", "train prepare-model", "train init", "train preflight", "train sft", "train eval", "train dpo", "train trace",
+    "train compare",
 )  # fmt: skip
 """Other steps of demo.sh. `curate simulate` keeps its former name here, because these are keys of summary.json."""
 
@@ -115,6 +117,7 @@ def write_summary(demo: Path) -> dict[str, Any]:
             "snapshots": {kind: _snapshot(workspace, kind) for kind in ("instruction", "preference")},
             **trained,
             **_evaluation(demo),
+            "curation": compare_arms(demo),
             "cost_usd": round(CallLedger(workspace.db).spent_usd(), 6),
             "cost_simulated": True,
             "seconds": round(sum(step["seconds"] for step in steps), 1),
@@ -202,6 +205,38 @@ def score_gates(workspace: Workspace, log: Path) -> dict[str, Any]:
     return {**gates, "false_alarms": {"flagged": sum(row in dropped for row in clean), "clean": len(clean)}}
 
 
+def compare_arms(demo: Path) -> dict[str, Any]:
+    """Return what the same model learned from equally many curated and uncurated rows, beside the base model.
+
+    Raises:
+        ProjectError: a part of the comparison is missing.
+    """
+    file, log = demo / "comparison.json", demo / "standin-sorting"
+    if not file.is_file():
+        raise ProjectError("demo", "has no comparison of curated and uncurated rows", "make demo")
+    found = json.loads(file.read_text())
+    arms = {"curated": demo / "sorting", "uncurated": demo / "sorting-uncurated"}
+    results = {name: json.loads((folder / "runs" / "sft" / "eval.json").read_text()) for name, folder in arms.items()}
+    base = next(iter((demo / "sorting" / "runs").glob("base-eval-*.json")))
+    shares = {}
+    for name, folder in arms.items():
+        with open_workspace(folder) as workspace:
+            shares[name] = wrong_share(folder / _latest(workspace, "instruction")["path"], log)
+    return {
+        "rows": found["first"]["rows"],
+        "steps": {name: found[side]["steps"] for name, side in (("curated", "first"), ("uncurated", "second"))},
+        "wrong_labels": shares,
+        "accuracy": {
+            "base": json.loads(base.read_text())["metrics"]["exact_answer"],
+            **{name: result["metrics"]["exact_answer"] for name, result in results.items()},
+        },
+        "differences": {
+            "curated_base": results["curated"]["against"]["base"]["exact_answer"],
+            "curated_uncurated": found["differences"]["exact_answer"],
+        },
+    }
+
+
 def calibrate() -> float:
     """Return the seconds of a fixed workload, best of three, to compare demo times between machines.
 
@@ -274,8 +309,29 @@ def format_summary(summary: Mapping[str, Any]) -> str:
     distinct = [summary["eval_diversity"][name].get("exact_code") for name in summary["eval"]]
     lines.append(f"  {'distinct codes':<18}" + "".join(f"{found['distinct'] if found else '-':>24}" for found in distinct))
     lines += [f"  {change}" for change in summary["eval_changes"]]
+    lines += ["", *_describe_arms(summary["curation"])]
     cost = f"Cost at list prices: ${summary['cost_usd']:.2f} (the mock provider costs nothing)."
     return "\n".join([*lines, "", f"{cost} Time: {summary['seconds']:.0f} seconds."])
+
+
+def _describe_arms(found: Mapping[str, Any]) -> list[str]:
+    accuracy, steps, differences = found["accuracy"], found["steps"], found["differences"]
+    lines = [
+        f"Does curation pay? The same base model, {found['rows']} training rows, protected phrases named right (n={accuracy['base']['n']}):"
+    ]
+    lines.append(f"  {'base model':<14} {_with_ends(accuracy['base'])}")
+    for name in ("uncurated", "curated"):
+        wrong = f"{found['wrong_labels'][name]:.1%} of its rows' labels wrong, {steps[name]} steps"
+        lines.append(f"  {name:<14} {_with_ends(accuracy[name])}  ({wrong})")
+    for name, words in (("curated_base", "curated - base"), ("curated_uncurated", "curated - uncurated")):
+        change = differences[name]
+        interval = f"[{change['low']:+.3f}, {change['high']:+.3f}]"
+        lines.append(f"  {words:<20} {change['difference']:+.3f} {interval}, paired, p={change['p']:.3f}: {change['verdict']}")
+    return lines
+
+
+def _with_ends(metric: Mapping[str, float]) -> str:
+    return f"{metric['value']:.3f} [{metric['low']:.3f}, {metric['high']:.3f}]"
 
 
 def _with_interval(estimate: Mapping[str, float] | None) -> str:

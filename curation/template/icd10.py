@@ -10,6 +10,7 @@ import hashlib
 import json
 import re
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,16 @@ def _read_codes() -> dict[str, dict[str, Any]]:
             "terms": [term for term in icd.get_inclusion_term(code) if term != icd.get_description(code)],
         }
     return rows
+
+
+def read_phrases() -> Iterator[tuple[str, str, str]]:
+    """Yield every official phrase of the categories of diseases: the category's description, its chapter, and the phrase."""
+    rows = _read_codes()
+    for code, row in rows.items():
+        # Chapters 18 and later (R to Z, U) are findings, injuries, causes and services; each letter and two characters are a category.
+        if code[0] < "R" and code[:3] in rows:
+            for phrase in (row["description"], *row["terms"]):
+                yield rows[code[:3]]["description"], row["chapter"], phrase
 
 
 def _choose_scope(rows: dict[str, dict[str, Any]], siblings: dict[str, list[str]]) -> list[str]:

@@ -102,6 +102,20 @@ def test_every_model_is_measured_with_n_and_an_interval(summary: dict[str, Any])
             assert found["n"] >= 24 and found["low"] <= found["value"] <= found["high"], (name, metric)
 
 
+def test_curated_and_uncurated_rows_are_compared_at_equal_size(summary: dict[str, Any]) -> None:
+    found = summary["curation"]
+    assert found["rows"] > 30 and found["steps"]["curated"] == found["steps"]["uncurated"] > 0
+    assert 0.1 < found["wrong_labels"]["uncurated"] < 0.3 and found["wrong_labels"]["curated"] < 0.8 * found["wrong_labels"]["uncurated"]
+    for name in ("base", "uncurated", "curated"):
+        accuracy = found["accuracy"][name]
+        assert accuracy["n"] >= 40 and accuracy["low"] <= accuracy["value"] <= accuracy["high"]
+    for name, (one, other) in {"curated_base": ("curated", "base"), "curated_uncurated": ("curated", "uncurated")}.items():
+        change = found["differences"][name]
+        assert change["low"] <= change["difference"] <= change["high"]
+        expected = found["accuracy"][one]["value"] - found["accuracy"][other]["value"]
+        assert change["difference"] == pytest.approx(expected, abs=1e-3)
+
+
 def test_a_demo_with_any_step_taken_out_is_refused(demo: Path, tmp_path: Path) -> None:
     lines = (demo / "steps.jsonl").read_text().splitlines()
     verbs = {json.loads(line)["verb"] for line in lines}

@@ -1,0 +1,270 @@
+"""A raw data set as people bring one: ICD-10-CM phrases with their categories, wrong labels and near-copies among them.
+
+The demo curates it and trains the same model on equally many raw and curated rows. The right answers go to a folder outside the project,
+where only the simulated annotators read them; the gates do not.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import random
+import re
+import shutil
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from curation.errors import ProjectError, command
+from curation.simulation.code_table import normalize
+from curation.simulation.paraphrase import misspell
+from curation.template import name_of
+from curation.template.icd10 import read_phrases
+
+ANSWERS_FILE = "answers.csv"
+"""File of the log folder with the right completion of every prompt."""
+TRUTH_FILE = "raw-truth.csv"
+"""File of the log folder with the planted error of every row."""
+SYSTEM = "Name the category."
+PROJECT = """\
+# Existing rows with labels: no plan and no teacher. Every key is described in docs/configuration.md.
+version: 1
+name: {name}
+brief: Given a phrase from a diagnosis, name its category of ICD-10-CM.
+intended_use: A classifier that sorts diagnoses for a human coder; not for autonomous billing or care.
+intended_kind: classifier
+licence: CC0-1.0                # the ICD-10-CM tables are in the US public domain
+models:                         # nothing here calls them
+  teacher: {{provider: offline-stand-in, model: none}}
+  judge: {{provider: offline-stand-in, model: none}}
+budget: {{usd: 0.01}}
+plan: {{instruction: 0, preference: 0}}
+records: {{system: Name the category., label_pattern: '(?s)^(.+)$'}}   # the whole completion is the label
+score: null                     # no judge: neighbours, protected phrases and people find the errors
+"""
+CURATED = """\
+dedup: {{text: prompt, near: 0.8, semantic: 0.97}}
+screen:
+  protected: {{categories: {{file: protected/categories.jsonl, text: phrase, label: category}}}}
+  labels: {{action: review}}      # people see each row whose label its neighbours contradict
+review:
+  mode: sample                  # people also see a random sample of the other rows
+  sample: {sample}
+  accept: {{max_error: 0.25}}     # the others are released only if the sample shows at most this share of bad rows
+  argilla: {argilla}
+  overlap: 2
+  annotators: {annotators}
+  adjudicators: {adjudicators}
+splits: {{train: 0.85, validation: 0.1, test: 0.05}}
+"""
+UNCURATED = """\
+dedup: {{near: 1.0, semantic: null}}
+screen:
+  protected: {{categories: {{file: protected/categories.jsonl, text: phrase, label: category}}}}
+  labels: {{action: 'off'}}
+review: none
+splits: {{train: 0.85, validation: 0.1, test: 0.05, near: null, semantic: null}}
+"""
+# Words that make another official phrase of the same condition and no other text: a side, an encounter, a number.
+_ROUTINE = re.compile(
+    r"\b(right|left|unspecified|bilateral|initial|subsequent|encounter|sequela|side|other|specified|the|of|and|with|without|eye|limb|lower|"
+    r"upper|fetus|trimester|first|second|third|\d+)\b|[^a-z ]"
+)
+_LONGEST_NAME = 40
+
+
+@dataclass(frozen=True)
+class RawOptions:
+    """Size of the data set and shares of its errors."""
+
+    rows: int = 560
+    test: int = 240
+    labels: int = 24
+    wrong: float = 0.2
+    """Share of the distinct rows with another category's name."""
+    confusable: float = 0.5
+    """Share of the wrong names that are of the same chapter; the others are drawn from all."""
+    copies: float = 0.2
+    """Share of the rows that are near-copies of others, with their labels."""
+    seed: int = 7
+
+
+@dataclass(frozen=True)
+class Phrase:
+    """An official phrase and the name of its category."""
+
+    text: str
+    label: str
+    chapter: str
+
+
+def write_raw_data(folder: Path, log: Path, options: RawOptions = RawOptions()) -> dict[str, int]:
+    """Write FOLDER/raw.csv and protected/categories.jsonl, and the truth about them into the log folder.
+
+    Args:
+        folder: a project folder, or the folder that becomes one.
+        log: folder outside the project.
+        options: sizes and shares.
+
+    Returns:
+        The number of rows, protected phrases, wrong labels and near-copies.
+
+    Raises:
+        ProjectError: the log folder is inside the project, or the phrases are too few for these sizes.
+    """
+    if log.resolve().is_relative_to(folder.resolve()):
+        raise ProjectError(str(log), "is inside the project, where no record of the planted errors may be", "name a folder outside it")
+    rng, pools = random.Random(options.seed), _pools(options.labels)
+    test, rest = _hold_out(pools, options.test)
+    distinct = options.rows - round(options.rows * options.copies)
+    if len(rest) < distinct:
+        raise ProjectError("the code table", f"has {len(rest)} phrases to train on, and {distinct} are needed", "ask for fewer rows")
+    by_chapter: dict[str, set[str]] = defaultdict(set)
+    for phrase in rest:
+        by_chapter[phrase.chapter].add(phrase.label)
+
+    def another(phrase: Phrase, near: bool) -> str:
+        others = by_chapter[phrase.chapter] - {phrase.label} if near else set[str]()
+        return rng.choice(sorted(others or pools.keys() - {phrase.label}))
+
+    rows, truth = list[tuple[Phrase, str, str]](), dict[str, str]()
+    wrong = set(rng.sample(range(distinct), round(distinct * options.wrong)))
+    for number, phrase in enumerate(rest[:distinct]):
+        given = another(phrase, near=rng.random() < options.confusable) if number in wrong else phrase.label
+        rows.append((phrase, phrase.text, given))
+        truth[phrase.text] = "wrong_label" if number in wrong else ""
+    while len(rows) < options.rows:
+        phrase, text, given = rows[rng.randrange(distinct)]
+        copy = _copy(text, rng)
+        if copy not in truth:
+            rows.append((phrase, copy, given))
+            truth[copy] = "near_copy"
+    rng.shuffle(rows)
+    (folder / "protected").mkdir(parents=True, exist_ok=True)
+    log.mkdir(parents=True, exist_ok=True)
+    _write_csv(folder / "raw.csv", ("phrase", "category"), ((text, given) for _, text, given in rows))
+    _write_jsonl(folder / "protected" / "categories.jsonl", [{"phrase": one.text, "category": one.label} for one in test])
+    known = {text: phrase.label for phrase, text, _ in rows}
+    _write_csv(log / ANSWERS_FILE, ("prompt", "completion"), known.items())
+    _write_csv(log / TRUTH_FILE, ("phrase", "error"), truth.items())
+    return {"rows": len(rows), "protected": len(test), "wrong_labels": len(wrong), "near_copies": options.rows - distinct}
+
+
+def write_project(
+    folder: Path,
+    log: Path,
+    options: RawOptions,
+    *,
+    sample: int,
+    argilla: str | None = None,
+    annotators: Sequence[str] = (),
+    adjudicators: Sequence[str] = (),
+    uncurated: Path | None = None,
+) -> dict[str, int]:
+    """Write a project around a raw data set, and on request a second one with the same rows whose label search and review are off.
+
+    Args:
+        folder: the project's folder.
+        log: folder outside the projects for the truth.
+        options: sizes and shares.
+        sample: rows of each kind that people review besides those with a suspected label.
+        argilla: folder of the Argilla server, relative to the project.
+        annotators: user names of the annotators.
+        adjudicators: user names of the people who settle disputed rows.
+        uncurated: folder of the second project.
+
+    Raises:
+        ProjectError: a folder already holds a project, or as for `write_raw_data`.
+    """
+    folders = [folder, *([uncurated] if uncurated else [])]
+    if taken := next((one for one in folders if (one / "project.yaml").exists()), None):
+        raise ProjectError(str(taken), "already holds a project", command("curate", "status", taken))
+    counts = write_raw_data(folder, log, options)
+    values = {"sample": sample, "argilla": json.dumps(argilla), "annotators": json.dumps(list(annotators))}
+    values["adjudicators"] = json.dumps(list(adjudicators))
+    for one, settings in zip(folders, (CURATED, UNCURATED), strict=False):
+        if one != folder:
+            shutil.copytree(folder / "protected", one / "protected", dirs_exist_ok=True)
+            shutil.copy(folder / "raw.csv", one / "raw.csv")
+        text = (PROJECT + settings).format(name=name_of(one), **values)
+        (one / "project.yaml").write_text(text, encoding="utf-8")
+    return counts
+
+
+def read_answers(log: Path) -> dict[str, str]:
+    """Return the right completion by prompt, normalized; empty if the log folder has none."""
+    file = log / ANSWERS_FILE
+    if not file.is_file():
+        return {}
+    with file.open(encoding="utf-8", newline="") as opened:
+        return {normalize(row["prompt"]): row["completion"] for row in csv.DictReader(opened)}
+
+
+def wrong_share(snapshot: Path, log: Path) -> float:
+    """Return the share of a snapshot's training rows whose label is wrong.
+
+    Args:
+        snapshot: folder of a snapshot of such a data set.
+        log: the log folder of the data set.
+    """
+    import pyarrow.parquet as pq
+
+    answers = read_answers(log)
+    rows = pq.read_table(snapshot / "train.parquet", columns=["prompt", "completion"], use_threads=False).to_pylist()
+    wrong = [answers[normalize(row["prompt"][-1]["content"])] != row["completion"][0]["content"] for row in rows]
+    return round(sum(wrong) / len(wrong), 4)
+
+
+@cache
+def _pools(labels: int) -> dict[str, list[Phrase]]:
+    """Return the phrases of the categories with the most different phrases, by the category's short name."""
+    found: dict[str, dict[str, Phrase]] = defaultdict(dict)
+    for name, chapter, text in read_phrases():
+        words = " ".join(sorted(set(_ROUTINE.sub("", text.lower()).split())))
+        if words and 8 <= len(text) <= 90:
+            found[name].setdefault(words, Phrase(text, _short(name), chapter))
+    largest = sorted(found, key=lambda name: (-len(found[name]), name))
+    pools = dict[str, list[Phrase]]()
+    for name in largest:
+        if len(pools) == labels:
+            break
+        if _short(name) != "other":  # of "Other and unspecified arthropathy"
+            pools.setdefault(_short(name), list(found[name].values()))
+    return pools
+
+
+def _short(name: str) -> str:
+    """Return the first part of a category's official name, in whole words."""
+    first = re.split(r",| and | \[", name)[0].lower()
+    return first if len(first) <= _LONGEST_NAME else first[:_LONGEST_NAME].rsplit(" ", 1)[0]
+
+
+def _hold_out(pools: Mapping[str, Sequence[Phrase]], count: int) -> tuple[list[Phrase], list[Phrase]]:
+    """Return the protected phrases and the others, each with the labels in turn. The choice is the same for every seed."""
+    rng, test, rest = random.Random(11), list[Phrase](), list[list[Phrase]]()
+    for label in sorted(pools):
+        phrases = sorted(pools[label], key=lambda phrase: phrase.text)
+        rng.shuffle(phrases)
+        held = min(-(-count // len(pools)), len(phrases) // 3)
+        test += phrases[:held]
+        rest.append(phrases[held:])
+    rng.shuffle(test)
+    turns = max(map(len, rest), default=0)
+    return test[:count], [phrases[turn] for turn in range(turns) for phrases in rest if turn < len(phrases)]
+
+
+def _copy(text: str, rng: random.Random) -> str:
+    """Return a text as it is typed a second time."""
+    way = rng.randrange(3)
+    return misspell(text, rng) if way == 0 else f"{text[:1].lower()}{text[1:]}." if way == 1 else f"{text} (confirmed)"
+
+
+def _write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([columns, *rows])
+
+
+def _write_jsonl(path: Path, rows: Iterable[Mapping[str, str]]) -> None:
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")

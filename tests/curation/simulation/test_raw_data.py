@@ -1,0 +1,91 @@
+"""The raw data set of the demo: its planted errors are those that are asked for, and nothing about them is in the project."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from curation import api as stages
+from curation.config.project import load_project
+from curation.errors import ProjectError
+from curation.simulation.annotators import Annotator, ReviewRates
+from curation.simulation.code_table import CodeTable, normalize
+from curation.simulation.raw_data import RawOptions, read_answers, write_project
+
+OPTIONS = RawOptions(rows=200, test=40, labels=8)
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("raw")
+    assert write_project(folder / "sorting", folder / "log", OPTIONS, sample=20, uncurated=folder / "plain") == {
+        "rows": 200, "protected": 40, "wrong_labels": 32, "near_copies": 40,
+    }  # fmt: skip
+    return folder
+
+
+def rows_of(folder: Path) -> list[dict[str, str]]:
+    with (folder / "raw.csv").open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_labels_are_wrong_and_rows_copied_as_often_as_asked(written: Path) -> None:
+    rows, answers = rows_of(written / "sorting"), read_answers(written / "log")
+    assert len(rows) == len({row["phrase"] for row in rows}) == 200 and len({row["category"] for row in rows}) == 8
+    with (written / "log" / "raw-truth.csv").open(encoding="utf-8", newline="") as file:
+        planted = {row["phrase"]: row["error"] for row in csv.DictReader(file)}
+    assert Counter(planted.values()) == {"": 128, "wrong_label": 32, "near_copy": 40}
+    for row in rows:
+        is_right = answers[normalize(row["phrase"])] == row["category"]
+        assert planted[row["phrase"]] == "near_copy" or is_right == (planted[row["phrase"]] == "")
+
+
+def test_protected_phrases_are_in_no_row(written: Path) -> None:
+    protected = [json.loads(line) for line in (written / "sorting" / "protected" / "categories.jsonl").read_text().splitlines()]
+    labels = Counter(item["category"] for item in protected)
+    assert len(protected) == 40 and set(labels.values()) == {5}
+    assert not {item["phrase"] for item in protected} & {row["phrase"] for row in rows_of(written / "sorting")}
+
+
+def test_the_same_seed_writes_the_same_rows_and_another_one_other_rows(written: Path, tmp_path: Path) -> None:
+    write_project(tmp_path / "a", tmp_path / "log", OPTIONS, sample=20)
+    write_project(tmp_path / "b", tmp_path / "log", RawOptions(rows=200, test=40, labels=8, seed=8), sample=20)
+    assert (tmp_path / "a" / "raw.csv").read_bytes() == (written / "sorting" / "raw.csv").read_bytes()
+    assert (tmp_path / "b" / "raw.csv").read_bytes() != (written / "sorting" / "raw.csv").read_bytes()
+    # Other seeds are measured on the same phrases.
+    assert (tmp_path / "b" / "protected" / "categories.jsonl").read_bytes() == (
+        tmp_path / "a" / "protected" / "categories.jsonl"
+    ).read_bytes()
+
+
+def test_both_projects_load_and_hold_no_answer(written: Path) -> None:
+    curated, plain = (load_project(written / name) for name in ("sorting", "plain"))
+    assert curated.review.mode == "sample" and curated.screen.labels.action == "review"
+    assert plain.review.mode == "none" and plain.screen.labels.action == "off" and plain.dedup.semantic is None
+    assert sorted(file.name for file in (written / "sorting").iterdir()) == ["project.yaml", "protected", "raw.csv"]
+    done = stages.import_rows(written / "sorting", written / "sorting" / "raw.csv", columns={"prompt": "phrase", "completion": "category"})
+    assert done.rows_out == 200
+
+
+def test_an_annotator_who_knows_the_answers_turns_down_wrong_labels(written: Path) -> None:
+    answers = read_answers(written / "log")
+    exact = ReviewRates(wrong_approval=0, wrong_rejection=0, edit=0, quarrel=0)
+    ann = Annotator("simulated-ann", 1, exact, CodeTable({}), answers)
+    for number, row in enumerate(rows_of(written / "sorting")):
+        given = ann.answer({"id": str(number), "prompt": row["phrase"], "completion": row["category"]}).truth.given
+        assert given == ("approve" if answers[normalize(row["phrase"])] == row["category"] else "reject")
+
+
+def test_a_log_inside_the_project_and_too_many_rows_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ProjectError, match="inside the project"):
+        write_project(tmp_path / "a", tmp_path / "a" / "log", OPTIONS, sample=20)
+    with pytest.raises(ProjectError, match="are needed"):
+        write_project(tmp_path / "a", tmp_path / "log", RawOptions(rows=50_000, test=40, labels=8), sample=20)
+    (tmp_path / "a").mkdir(exist_ok=True)
+    (tmp_path / "a" / "project.yaml").touch()
+    with pytest.raises(ProjectError, match="already holds a project"):
+        write_project(tmp_path / "a", tmp_path / "log", OPTIONS, sample=20)
