@@ -150,6 +150,8 @@ def read_address(folder: Path, argilla: str | None) -> tuple[str, str]:
             "Argilla", "project.yaml names no `review.argilla` folder and ARGILLA_API_URL and ARGILLA_API_KEY are not set",
             "argilla-setup up --detach, then put its --home folder under review.argilla",
         )  # fmt: skip
+    if not url.startswith(("http://", "https://")):
+        raise ReviewError("ARGILLA_API_URL", f"{url} does not begin with http:// or https://", f"write http://{url.rpartition('://')[2]}")
     return url, key
 
 

@@ -74,8 +74,7 @@ def write_summary(demo: Path) -> dict[str, Any]:
     path = demo / "steps.jsonl"
     steps = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
     done = {step["verb"] for step in steps if step["exit"] == 0}
-    # `decide` has no step: every `pull` runs it.
-    missing = [name for name in (*(f"curate {s}" for s in CURATE_STEPS if s != "decide"), *OTHER_STEPS) if name not in done]
+    missing = [name for name in (*(f"curate {s}" for s in CURATE_STEPS), *OTHER_STEPS) if name not in done]
     if missing:
         raise ProjectError("demo", f"incomplete: `{missing[0]}` has not run", "make demo")
     trained = {}
