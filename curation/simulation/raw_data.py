@@ -214,7 +214,7 @@ def wrong_share(snapshot: Path, log: Path) -> float:
     answers = read_answers(log)
     rows = pq.read_table(snapshot / "train.parquet", columns=["prompt", "completion"], use_threads=False).to_pylist()
     wrong = [answers[normalize(row["prompt"][-1]["content"])] != row["completion"][0]["content"] for row in rows]
-    return round(sum(wrong) / len(wrong), 4)
+    return float(round(sum(wrong) / len(wrong), 4))
 
 
 @cache

@@ -92,7 +92,7 @@ def test_killed_at_any_moment_every_dispute_is_shown_once_and_settled_once(
     landed, kills = 0, kills_of("pull")
     for number in range(kills):
         rule(argilla_home, zelda, there, range(ROWS * number // kills, ROWS * (number + 1) // kills))
-        least, delay = relay.count("/records") + 1, draw.uniform(0, 1.0)
+        least, delay = relay.count("/records") + 1, draw.uniform(0, 0.3)
         kill = {"folder": tmp_path / f"pull{number}", "ready": lambda n=least: relay.count("/records") >= n, "delay": delay}
         landed += kill_at("curation", "pull", str(folder), **kill)
     assert landed >= LANDED * kills
