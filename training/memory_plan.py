@@ -40,7 +40,7 @@ MOST_ROWS = 4096
 
 @dataclass(frozen=True)
 class Setup:
-    """What is trained, and on how many devices."""
+    """The training method, and the number of devices."""
 
     adaptation: Adaptation
     method: Literal["sft", "dpo"]

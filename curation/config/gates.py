@@ -232,8 +232,8 @@ class LabelErrors(Closed):
     """Search for rows whose label is probably wrong (docs/label-errors.md). It needs the vectors of dedup or of `screen.model`."""
 
     action: LabelAction = "flag"
-    """What a suspected row gets: `flag` a finding, `review` also the annotators' look in mode sample, `drop` the verdict dropped; `off`
-    searches nothing."""
+    """Consequence for a suspected row: `flag` adds a finding, `review` also shows it to annotators in mode sample, `drop` drops it;
+    `off` searches nothing."""
     neighbours: int = Field(default=10, ge=3, le=50)
     """Nearest rows that vote."""
     probability: float = Field(default=0.02, gt=0, lt=0.5)

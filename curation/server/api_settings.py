@@ -27,7 +27,7 @@ class BalanceSettings(BaseModel):
 
 
 class ReviewSettings(BaseModel):
-    """Which rows people read, and what the certificate has to show."""
+    """The rows that people read, and the bound that the certificate has to show."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -48,7 +48,7 @@ class PageSettings(BaseModel):
 
 
 class Changed(BaseModel):
-    """What a change of the settings did."""
+    """The result of a change of the settings."""
 
     verdicts: dict[str, int]
     notes: list[str]

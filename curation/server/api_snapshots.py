@@ -21,7 +21,7 @@ FolderName = Annotated[str, Query(max_length=200)]
 
 
 class Next(BaseModel):
-    """What a next snapshot would rest on, and the commands that make and sign it."""
+    """The state that a next snapshot would freeze, and the commands that make and sign it."""
 
     approved: int
     """Approved rows."""

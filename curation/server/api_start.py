@@ -44,12 +44,12 @@ class ProviderChoice(BaseModel):
 
 
 class StartChoices(BaseModel):
-    """What the form needs to know."""
+    """The choices that the form offers."""
 
     root: str | None
     """Folder in which projects are created; None where the service was started without --root."""
     command: str
-    """How to do it in a terminal."""
+    """The command that does it in a terminal."""
     providers: list[ProviderChoice]
 
 

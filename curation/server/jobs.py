@@ -42,7 +42,7 @@ LONGEST = 4_000
 
 @dataclass(frozen=True)
 class JobProgress:
-    """How far a running stage is."""
+    """The progress of a running stage."""
 
     done: int
     total: int
@@ -65,7 +65,7 @@ class Job:
     output: str = ""
     """The end of what the stage has printed."""
     by: str = ""
-    """Who started it."""
+    """The name of the person who started it."""
     progress: JobProgress | None = None
 
 
@@ -166,12 +166,12 @@ class Jobs:
     def _progress(self, identity: str) -> JobProgress | None:
         """Return what a running stage last wrote about its progress (`curation.cli.app.progress_bar`)."""
         try:
-            told = json.loads(self._file(identity).with_suffix(".json").read_bytes())
-            done, total, words = int(told["done"]), int(told["total"]), str(told["words"])[:300]
-            gone, since = done - int(told["first"]), float(told["at"]) - float(told["began"])
+            report = json.loads(self._file(identity).with_suffix(".json").read_bytes())
+            done, total, words = int(report["done"]), int(report["total"]), str(report["words"])[:300]
+            gone, since = done - int(report["first"]), float(report["at"]) - float(report["began"])
         except (OSError, ValueError, KeyError, TypeError):
             return None
-        left = since / gone * (total - done) - (time.time() - float(told["at"])) if gone > 0 and since > 0 else None
+        left = since / gone * (total - done) - (time.time() - float(report["at"])) if gone > 0 and since > 0 else None
         return JobProgress(done, total, visible(words, lines=False), None if left is None else max(0.0, left))
 
     def _file(self, identity: str) -> Path:

@@ -1,4 +1,4 @@
-"""What Prometheus reads: the rows by verdict, answers, costs, jobs and pulls of a project, and how long requests take.
+"""The metrics for Prometheus: the rows by verdict, answers, costs, jobs and pulls of a project, and how long requests take.
 
 No label holds a text of people or rows: labels are verdicts, states, methods, templates of routes and statuses, all from closed lists.
 """

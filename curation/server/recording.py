@@ -1,4 +1,4 @@
-"""What surrounds every request of a project's API: who makes it, idempotency keys, the audit log, and measured times.
+"""Handling around every request of a project's API: who makes it, idempotency keys, the audit log, and measured times.
 
 A request that changes something may carry an `Idempotency-Key`. Its response is stored, and the same request with the same key gets that
 response without being made again. The audit log, PROJECT/serve/audit.jsonl, has one line per request that changed something or was refused.
@@ -48,7 +48,7 @@ COUNTED = ("in", "out", "id", "stage", "state", "verdict", "verdicts", "written"
 
 @dataclass
 class _Answer:
-    """What the application answered; the body only of JSON."""
+    """The response of the application; the body only of JSON."""
 
     status: int = 500
     kind: str = ""
@@ -170,7 +170,7 @@ class Recorder:
 
     def _write(self, scope: Scope, path: str, session: Session | None, body: bytes, answer: _Answer) -> None:
         """Add a line to the audit log. One write of a file opened for appending: lines of two services do not mix."""
-        asked, told = _values(body), _values(answer.body)
+        asked, replied = _values(body), _values(answer.body)
         if path == "/api/login":
             asked, session = {}, scope.get("state", {}).get("session")  # what was asked is a token
         line = {
@@ -186,7 +186,7 @@ class Recorder:
             "parts": {name: _short(value) for name, value in scope.get("path_params", {}).items()},
             "asked": {name: _short(value) for name, value in asked.items()},
             "status": answer.status,
-            "result": {name: told[name] for name in COUNTED if name in told},
+            "result": {name: replied[name] for name in COUNTED if name in replied},
         }
         raw = json.dumps(mask_values(line), ensure_ascii=True).encode() + b"\n"
         with self._writing:

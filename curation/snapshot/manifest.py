@@ -188,7 +188,7 @@ class TeacherTerms(BaseModel):
     """Kind of model that the rows are for: `intended_kind` of the project."""
     forbidden: bool = False
     question: str = ""
-    """What a person has to answer for this kind of model; empty if nothing."""
+    """The question that a person has to answer for this kind of model; empty if there is none."""
 
 
 class ModelFacts(BaseModel):

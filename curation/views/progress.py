@@ -19,7 +19,7 @@ WEEK = timedelta(days=7)
 
 @dataclass(frozen=True)
 class AnnotatorProgress:
-    """What one person has answered."""
+    """The answers of one person, counted."""
 
     name: str
     answers: int

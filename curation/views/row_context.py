@@ -1,4 +1,4 @@
-"""What surrounds a row on its page: requests and responses behind it, its twins word by word, and the adapters trained on it."""
+"""The context of a row on its page: requests and responses behind it, its twins word by word, and the adapters trained on it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class CallText:
     key: str
     stage: str
     purpose: str
-    """What the call was for: the row itself, or the criterion that was scored."""
+    """Purpose of the call: the row itself, or the criterion that was scored."""
     model: str
     request: str
     """JSON, indented; secrets are masked."""
@@ -65,7 +65,7 @@ class Adapter:
 
 @dataclass(frozen=True)
 class RowContext:
-    """What surrounds a row."""
+    """The context of a row."""
 
     calls: tuple[CallText, ...]
     twins: tuple[Twin, ...]

@@ -119,7 +119,7 @@ class ScreenDetail(GateDetail):
     """Rows just below the cut."""
     operating_point: OperatingDetail | None = None
     labels: list[str] = []
-    """What was judged of the labels, in sentences."""
+    """The result of the search for label errors, in sentences."""
 
 
 class IntervalDetail(RunDetail):

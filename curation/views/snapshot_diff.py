@@ -59,7 +59,7 @@ class Spread:
 
 @dataclass(frozen=True)
 class SnapshotComparison:
-    """What changed from one version to the next."""
+    """The changes from one version to the next."""
 
     rows_before: int
     rows_after: int

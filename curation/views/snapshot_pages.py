@@ -63,7 +63,7 @@ class SnapshotPage:
     certificate: Certificate | None
     certificate_says: str
     commands: dict[str, str]
-    """What to run in a terminal: signing and revoking never happen over HTTP."""
+    """Commands for a terminal: signing and revoking never happen over HTTP."""
     versions: tuple[OtherVersion, ...]
     """Other snapshots of the same kind, the newest first, for a comparison."""
 

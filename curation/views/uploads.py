@@ -50,12 +50,12 @@ class UploadPreview:
     """The first rows of a file under a mapping."""
 
     read_as: str
-    """What was detected, such as "CSV, utf-8, comma"."""
+    """The detected format, such as "CSV, utf-8, comma"."""
     columns: tuple[str, ...]
     shape: str
     """Shape of the rows, such as plain or messages; empty where none is known under the mapping."""
     problem: str
-    """What `curate import` says of the mapping; empty if rows can be read."""
+    """The error of `curate import` for this mapping; empty if rows can be read."""
     rows: tuple[PreviewRow, ...]
 
 
