@@ -33,6 +33,7 @@ from curation.views.row_table import Query
 
 ARMS = ("raw", "longest", "machine", "clean")
 DOSES = (0, 5, 10, 20, 40)
+PROVENANCE = api.Provenance(name="raw-rows", license="CC0-1.0", written_by="people")
 RUN_FILE = """\
 schema: 2
 kind: sft
@@ -119,12 +120,12 @@ def run_arm(setting: Setting, arm: str, seed: int) -> dict[str, object]:
         (curated / "project.yaml").write_text(before.replace("action: review", "action: drop") + "review: none\n" + rest)
     if arm in ("longest", "clean"):
         _rewrite(plain / "raw.csv", arm, read_answers(log), least=round(setting.rows * 1.6))
-    api.import_rows(project, project / "raw.csv", columns={"prompt": "phrase", "completion": "category"})
+    api.import_rows(project, project / "raw.csv", columns={"prompt": "phrase", "completion": "category"}, provenance=PROVENANCE)
     api.dedup(project)
     api.screen(project)
+    api.decide(project)
     if arm in ("raw", "longest"):
         api.override_many(project, Query("reason IN ('exact', 'near')"), action="keep", reason="not curated", confirmed=True)
-    api.decide(project)
     snapshot = project / str(api.snapshot(project, "instruction").counts["path"])
     api.sign(snapshot)
     file = project / "sft.yaml"
