@@ -279,7 +279,7 @@ class RunFile(BaseModel):
 
     @property
     def packing(self) -> bool:
-        """Whether several rows share a sequence."""
+        """True if several rows share a sequence."""
         return self.sft is not None and self.sft.packing
 
     @property

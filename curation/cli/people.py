@@ -39,29 +39,25 @@ ListFile = Annotated[Path | None, typer.Option("--file", help="Every row whose i
 Yes = Annotated[bool, typer.Option("--yes", help="With --where or --file: change the rows, not only count them.")]
 
 
-def _override(folder: Path, row: str | None, where: str | None, file: Path | None, **options: Any) -> StageResult:
+def _override(folder: Path, row: str | None, where: str | None, file: Path | None, *, yes: bool, **options: Any) -> StageResult:
     from curation.stages.override import override, override_many
 
-    if sum(given is not None for given in (row, where, file)) != 1:
-        raise ProjectError("ROW, --where, --file", "are not exactly one of them", "name a row, a condition or a file")
+    rows, confirmed = _listed(row, where, file, yes)
     if row is not None:
-        del options["confirmed"]
         return override(folder, row, **options)
     if options.pop("choice", None):
         raise ProjectError("--as", "is the outcome of one row", "name the row's id")
-    from curation.views.row_table import Query
-
-    return override_many(folder, file if file is not None else Query(where), **options)
+    return override_many(folder, rows, confirmed=confirmed, **options)
 
 
 def _decide(folder: Path, row: str | None, where: str | None, file: Path | None, *, yes: bool, **options: Any) -> StageResult:
     from curation.stages.override import override_many
 
-    rows, confirmed = _listed(folder, row, where, file, yes)
+    rows, confirmed = _listed(row, where, file, yes)
     return override_many(folder, rows, confirmed=confirmed, **options)
 
 
-def _listed(folder: Path, row: str | None, where: str | None, file: Path | None, yes: bool) -> tuple[Any, bool]:
+def _listed(row: str | None, where: str | None, file: Path | None, yes: bool) -> tuple[Any, bool]:
     """Return the rows that an option names, and whether they are to be changed: a single row needs no --yes."""
     if sum(given is not None for given in (row, where, file)) != 1:
         raise ProjectError("ROW, --where, --file", "are not exactly one of them", "name a row, a condition or a file")
@@ -100,7 +96,7 @@ def keep(
     as_json: Json = False,
 ) -> None:
     """Force-keep rows, or settle a dispute. Example: curate keep my-project 3f9c2a1b --as second --reason 'A is wrong'"""
-    print_result(_override(folder, row, where, file, action="keep", reason=reason, confirmed=yes, choice=choice), as_json)
+    print_result(_override(folder, row, where, file, action="keep", reason=reason, yes=yes, choice=choice), as_json)
 
 
 @app.command(rich_help_panel="People")
@@ -108,7 +104,7 @@ def drop(
     folder: Folder, reason: Reason, row: Rows = None, where: Where = None, file: ListFile = None, yes: Yes = False, as_json: Json = False
 ) -> None:
     """Force-drop rows. Example: curate drop my-project --where "label = 'spam'" --reason 'off topic' --yes"""
-    print_result(_override(folder, row, where, file, action="drop", reason=reason, confirmed=yes), as_json)
+    print_result(_override(folder, row, where, file, action="drop", reason=reason, yes=yes), as_json)
 
 
 @app.command(rich_help_panel="People")
@@ -144,7 +140,7 @@ def relabel(
 
     if (to is None) is not suggested:
         raise ProjectError("--to, --suggested", "are not exactly one of them", "name the label, or use the suggested ones")
-    rows, confirmed = _listed(folder, row, where, file, yes)
+    rows, confirmed = _listed(row, where, file, yes)
     print_result(run_stage(folder, rows, to=to, reason=reason, confirmed=confirmed), as_json)
 
 

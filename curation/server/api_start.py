@@ -78,9 +78,7 @@ class StartRequest(BaseModel):
     budget_usd: float = Field(default=5.0, ge=0, le=1_000_000)
     instruction: int = Field(default=0, ge=0, le=1_000_000)
     preference: int = Field(default=0, ge=0, le=1_000_000)
-    attributes: dict[
-        Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_ -]{0,60}$")], Annotated[list[Line], Field(min_length=1, max_length=500)]
-    ] = {}
+    attributes: dict[Axis, Annotated[list[Line], Field(min_length=1, max_length=500)]] = {}
     """Axes of the plan with their values; empty: those of the template."""
 
 

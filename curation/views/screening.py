@@ -290,9 +290,10 @@ def _suspected(rows: Sequence[Row], labels: Sequence[str | None], found: Suspect
     nearest = zip(found.neighbours[:3], found.cosines, strict=False)
     shown = ", ".join(f"{rows[n].id[:8]} {labels[n]} ({cosine:.2f})" for n, cosine in nearest)
     voters, row = len(found.neighbours), rows[found.row]
+    own, suggested = round(found.share * voters), round(found.suggested_share * voters)
     evidence = (
-        f"{labels[found.row]} has probability {found.probability:.3f}, {found.suggested} {found.suggested_probability:.2f};"
-        f" {round(found.share * voters)} and {round(found.suggested_share * voters)} of {voters} neighbours carry them. Nearest: {shown}"
+        f"label {labels[found.row]}: probability {found.probability:.3f}, {own} of {voters} nearest rows;"
+        f" {found.suggested}: {found.suggested_probability:.2f}, {suggested} of {voters}. Nearest: {shown}"
     )
     twin = next((rows[n].seq for n in found.neighbours if labels[n] == found.suggested), None)
     return Finding(row.seq, "screen", FindingKind.LABEL_NEIGHBOURS, drops, twin, found.suggested, found.probability, evidence)

@@ -9,7 +9,7 @@ export async function review(names = false) {
   const [found, state, settings] = await Promise.all([call(`disputes?names=${names}`), call("overview"), call("settings")]);
   const share = (one) => one ? `${(100 * one.value).toFixed(0)} % (${(100 * one.low).toFixed(0)} to ${(100 * one.high).toFixed(0)} %)` : "not known";
   const people = state.annotators?.annotators ?? [];
-  const table = people.length ? h("div", { class: "scroll" }, h("table", {}, h("thead", {}, h("tr", {}, ["annotator", "answers", "bad rows turned down", "good rows approved", "seconds per answer"].map((name) => h("th", { scope: "col" }, name)))),
+  const table = people.length ? h("div", { class: "scroll" }, h("table", {}, h("thead", {}, h("tr", {}, ["annotator", "answers", "bad rows turned down", "good rows approved", "seconds per answer"].map((name) => h("th", { scope: "col", class: ["answers", "seconds per answer"].includes(name) ? "number" : null }, name)))),
     h("tbody", {}, people.map((one) => h("tr", {}, h("td", {}, one.name), h("td", { class: "number" }, shown(one.answers)), h("td", {}, share(one.sensitivity)), h("td", {}, share(one.specificity)), h("td", { class: "number" }, shown(one.median_s))))))) : h("p", { class: "soft" }, "Nobody has answered yet, or the rows were not decided since.");
   fill(mine, h("h1", {}, "Review"),
     h("h2", {}, `Disputes (${number.format(found.disputes.length)})`),

@@ -36,7 +36,7 @@ def test_a_suspected_label_is_a_finding_with_its_evidence_and_drops_nothing(desk
     assert [(f.seq, f.item, f.drops) for f in found] == [(rows[3].seq, LABELS[0], False), (rows[30].seq, LABELS[1], False)]
     neighbour = next(row for row in rows if row.seq == found[0].twin)
     assert neighbour.label == LABELS[0] and neighbour.id[:8] in found[0].evidence
-    assert "0 and 10 of 10 neighbours carry them" in found[0].evidence
+    assert "0 of 10 nearest rows" in found[0].evidence and "10 of 10. Nearest" in found[0].evidence
     assert "Labels: 75 judged; 2 labels are suspected" in "\n".join(result.notes)
     assert result.rows_out == 75 and set(desk.verdicts().values()) <= {"to_review"}
     again = stages.screen(desk.folder)
