@@ -23,7 +23,7 @@ import json
 import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from curation import api
@@ -44,7 +44,7 @@ require: {{review: none}}
 rows: {{most: {rows}}}
 eval: {{file: protected/categories.jsonl, n: {test}, question: phrase, answer: category, max_new_tokens: 16}}
 lora: {{r: 16, lora_dropout: 0.0}}
-sft: {{learning_rate: 2.0e-3, num_train_epochs: 2, per_device_train_batch_size: 16, max_length: 128}}
+sft: {{learning_rate: {rate}, num_train_epochs: {epochs}, per_device_train_batch_size: 16, max_length: 128}}
 quantization: {{kind: none}}
 stopping: {{every_steps: 15, patience: 99}}
 seed: {seed}
@@ -61,6 +61,8 @@ class Setting:
     labels: int
     test: int
     confusable: float
+    rate: float
+    epochs: float
 
 
 def main() -> None:
@@ -72,13 +74,17 @@ def main() -> None:
     parser.add_argument("--labels", type=int, default=24)
     parser.add_argument("--test", type=int, default=480, help="protected phrases")
     parser.add_argument("--confusable", type=float, default=0.5, help="share of the wrong labels that are of the same chapter")
+    parser.add_argument("--rate", type=float, default=2e-3, help="learning rate")
+    parser.add_argument("--epochs", type=float, default=2)
     parser.add_argument("--arms", nargs="*", default=[*ARMS, *(f"dose-{dose}" for dose in DOSES)])
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
     os.environ.setdefault("SEEDCORN_CONFIG_DIR", str((args.work / "config").resolve()))
     from training.init import prepare_model
 
-    setting = Setting(args.work.resolve(), args.work.resolve() / "model", args.rows, args.labels, args.test, args.confusable)
+    setting = Setting(
+        args.work.resolve(), args.work.resolve() / "model", args.rows, args.labels, args.test, args.confusable, args.rate, args.epochs
+    )
     prepare_model(setting.model)
     file = setting.work / "results.jsonl"
     done = {(r["arm"], r["seed"]): r for r in map(json.loads, file.read_text().splitlines())} if file.is_file() else {}
@@ -129,8 +135,8 @@ def run_arm(setting: Setting, arm: str, seed: int) -> dict[str, object]:
     snapshot = project / str(api.snapshot(project, "instruction").counts["path"])
     api.sign(snapshot)
     file = project / "sft.yaml"
-    values = {"snapshot": os.path.relpath(snapshot, project), "model": setting.model, "rows": setting.rows, "test": setting.test}
-    file.write_text(RUN_FILE.format(**values, seed=seed))
+    values = {"snapshot": os.path.relpath(snapshot, project), **asdict(setting), "seed": seed}
+    file.write_text(RUN_FILE.format(**values))
     run = load_run_file(file)
     preflight(run, say=lambda _: None)
     record = train_run(run, say=lambda _: None)

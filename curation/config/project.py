@@ -262,7 +262,7 @@ class RecordRules(Closed):
     """Form of the records."""
 
     system: str | None = None
-    """System message of every record."""
+    """System message of every record; imported rows that have one of their own keep it."""
     label_pattern: str | None = None
     """Regular expression on the completion; its first group is the record's label."""
     output_format: str = ""

@@ -39,6 +39,8 @@ class ReadOptions:
     """Our column name to the file's, where they differ: {"prompt": "question", "completion": "answer"}."""
     system_instruction: bool = False
     """Use alpaca's instruction as the system message and its input as the user's; otherwise both form the user's message."""
+    system: str | None = None
+    """System message of the records that have none of their own."""
     label_column: str | None = "label"
     """Column whose text is the row's class; a file without it has no classes."""
     label_pattern: str | None = None
@@ -310,7 +312,7 @@ def _read_row(row: Row, shape: Shape, options: ReadOptions, pattern: Pattern | N
         if not isinstance(label, str | int | None):
             raise RowError("label", f"must be text or a whole number, not {type(label).__name__}")
         text = None if label is None else str(label)
-        record = record_from(row, shape=shape, system_instruction=options.system_instruction, label=text)
+        record = record_from(row, shape=shape, system_instruction=options.system_instruction, label=text, system=options.system)
         if pattern is None or isinstance(record, PairWithFact):
             return record
         match = pattern.search(record.completion.content)

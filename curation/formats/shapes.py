@@ -136,7 +136,9 @@ def find_shape(row: Row) -> Shape | None:
     return next((shape for shape, names in NEEDS.items() if all(row.get(name) is not None for name in names)), None)
 
 
-def record_from(row: Row, *, shape: Shape, system_instruction: bool = False, label: str | None = None) -> InstructionRecord | PairWithFact:
+def record_from(
+    row: Row, *, shape: Shape, system_instruction: bool = False, label: str | None = None, system: str | None = None
+) -> InstructionRecord | PairWithFact:
     """Return the record of a row.
 
     Args:
@@ -144,6 +146,7 @@ def record_from(row: Row, *, shape: Shape, system_instruction: bool = False, lab
         shape: its shape.
         system_instruction: use alpaca's instruction as the system message.
         label: the row's class.
+        system: system message of a row that has none.
 
     Raises:
         RowError: the row is not usable; names the field and the problem.
@@ -151,7 +154,7 @@ def record_from(row: Row, *, shape: Shape, system_instruction: bool = False, lab
     if missing := [name for name in NEEDS[shape] if row.get(name) is None]:
         raise RowError(missing[0], f"is missing; {shape} rows have {', '.join(NEEDS[shape])}")
     if shape == "preference":
-        return _pair(row, system_instruction)
+        return _pair(row, system_instruction, system)
     if row.get("label") is False and shape != "alpaca":
         raise RowError("label", "is false: unpaired feedback marks this answer as bad")
     if shape == "alpaca":
@@ -167,7 +170,8 @@ def record_from(row: Row, *, shape: Shape, system_instruction: bool = False, lab
         turns = _with_system(turns_of(row[field], field), row)
     if not turns or turns[-1]["role"] != "assistant":
         raise RowError(NEEDS[shape][-1], "does not end with an assistant message")
-    record = parse_record({"kind": "instruction", "prompt": turns[:-1], "completion": turns[-1], "label": label})
+    prompt = _begin_with(system, turns[:-1])
+    record = parse_record({"kind": "instruction", "prompt": prompt, "completion": turns[-1], "label": label})
     assert isinstance(record, InstructionRecord)
     return record
 
@@ -199,6 +203,12 @@ def _with_system(turns: list[Turn], row: Row) -> list[Turn]:
     return [{"role": "system", "content": system}, *turns] if system else turns
 
 
+def _begin_with(system: str | None, turns: list[Turn]) -> list[Turn]:
+    """Return the turns of a prompt behind a system message, if it has none of its own."""
+    has_own = not turns or turns[0]["role"] == "system"
+    return turns if system is None or has_own else [{"role": "system", "content": system}, *turns]
+
+
 def _prompt(value: Any, row: Row) -> list[Turn]:
     if is_transcript(value):
         turns = transcript_turns(value.rstrip().removesuffix("Assistant:").rstrip("\n"), "prompt")
@@ -211,7 +221,7 @@ def _answer(text: str) -> Turn:
     return {"role": "assistant", "content": text}
 
 
-def _pair(row: Row, system_instruction: bool) -> PairWithFact:
+def _pair(row: Row, system_instruction: bool, system: str | None) -> PairWithFact:
     (before, better), (other, worse) = (_rival(row[name], name) for name in ("chosen", "rejected"))
     if before != other:
         raise RowError("rejected", "does not answer the same conversation as chosen")
@@ -231,7 +241,7 @@ def _pair(row: Row, system_instruction: bool) -> PairWithFact:
         prompt = before
     if not prompt:
         raise RowError("prompt", "is missing, and chosen and rejected are not whole conversations")
-    parsed = parse_record({"kind": "instruction", "prompt": prompt, "completion": _answer(better)})
+    parsed = parse_record({"kind": "instruction", "prompt": _begin_with(system, prompt), "completion": _answer(better)})
     messages: tuple[Message, ...] = parsed.prompt
     record, chosen = make_pair(messages, better, worse)
     return PairWithFact(record, chosen)

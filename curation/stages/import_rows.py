@@ -96,8 +96,8 @@ def import_rows(
     with open_workspace(folder) as workspace:
         rules = workspace.project.records
         options = ReadOptions(
-            shape, columns or {}, system_instruction=rules.system is not None, label_pattern=rules.label_pattern, group_column=group,
-            read_as=read_as or ReadAs(),
+            shape, columns or {}, system_instruction=rules.system is not None, system=rules.system, label_pattern=rules.label_pattern,
+            group_column=group, read_as=read_as or ReadAs(),
         )  # fmt: skip
         found = _find_files(files)
         if strict:

@@ -105,7 +105,9 @@ def preview_upload(folder: Path, name: str, columns: Mapping[str, str]) -> Uploa
     raw = read_raw(path)
     first = [(place, row) for (place, row), _ in zip(raw, range(SHOWN), strict=False)]
     there = tuple(dict.fromkeys(name for _, row in first if not isinstance(row, RowFailure) for name in row))
-    options = ReadOptions("auto", columns, system_instruction=rules.system is not None, label_pattern=rules.label_pattern)
+    options = ReadOptions(
+        "auto", columns, system_instruction=rules.system is not None, system=rules.system, label_pattern=rules.label_pattern
+    )
     shape, problem, read = "", "", dict[int, ReadRow]()
     try:
         rows = open_rows(path, options)

@@ -50,6 +50,18 @@ def metadata(folder: Path) -> list[dict[str, Any] | None]:
         return [found.get(row.seq) for kind in ("instruction", "preference") for row in records.list_rows(db, kind)]
 
 
+def test_a_row_without_a_system_message_gets_the_projects(garden: Path, tmp_path: Path) -> None:
+    path = garden / "project.yaml"
+    path.write_text(re.sub(r"^  system: null", "  system: Be brief.", path.read_text(), flags=re.M))
+    turns = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "c"}, {"role": "assistant", "content": "d"}]
+    stages.import_rows(garden, jsonl(tmp_path / "plain.jsonl", {"prompt": "a", "completion": "b"}))
+    stages.import_rows(garden, jsonl(tmp_path / "own.jsonl", {"messages": turns}))
+    stages.import_rows(garden, jsonl(tmp_path / "pairs.jsonl", {"prompt": "e", "chosen": "f", "rejected": "g"}))
+    with open_store(garden) as db:
+        prompts = [json.loads(row.body)["prompt"] for kind in ("instruction", "preference") for row in records.list_rows(db, kind)]
+    assert [prompt[0] for prompt in prompts] == [{"role": "system", "content": text} for text in ("Be brief.", "Be kind.", "Be brief.")]
+
+
 def test_every_other_column_is_kept_with_the_row(garden: Path, tmp_path: Path) -> None:
     rows = [
         {"prompt": "a", "completion": "b", "label": "x", "id": 7, "tags": ["t", {"u": None}], "ok": True, "score": 0.5, "note": None},
