@@ -243,15 +243,20 @@ def trace(
 
 
 @app.command()
-def merge(target: RunArg, out: Annotated[Path, typer.Option(help="Checkpoint folder to create.")], as_json: Json = False) -> None:
-    """Merge an adapter into its base model, for GGUF converters and some servers. Example: train merge runs/sft --out models/coder"""
-    from training.release import merge_run
+def merge(
+    target: RunArg,
+    out: Annotated[Path, typer.Option(help="Checkpoint folder to create.")],
+    sign: Annotated[bool, typer.Option("--sign", help="Sign the folder.")] = False,
+    key: Annotated[Path | None, typer.Option(help="Private key for --sign; by default the one in your config folder.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Merge an adapter into its base model and compare the two. Example: train merge runs/sft --out models/coder"""
+    from training.merge import merge_run, merged_text
     from training.run_folder import LOG, open_run
 
-    run = open_run(target)
-    result = _run_quietly(lambda say: merge_run(run, out=out, say=say), log=run.output / LOG)
-    text = f"{result.path}: {result.base} with adapter {result.adapter_digest[:12]}, {result.licence}"
-    _print(result, as_json, f"{text}\n  an ordinary checkpoint: vllm serve {result.path}, or llama.cpp's convert_hf_to_gguf.py for GGUF")
+    run, own = open_run(target), _signing_key(key) if sign or key else None
+    result = _run_quietly(lambda say: merge_run(run, out=out, key=own, say=say), log=run.output / LOG)
+    _print(result, as_json, merged_text(result, target=target))
 
 
 @app.command()
@@ -266,6 +271,13 @@ def sign(
 
     result = sign_run(open_run(target), key=key)
     _print(result, as_json, f"{result.signature}: signed the adapter {result.adapter_digest[:12]}")
+
+
+def _signing_key(key: Path | None) -> Path:
+    """Return the private key that was named, or your own, which is made if there is none."""
+    from curation.snapshot.keys import own_key
+
+    return key or own_key()[0]
 
 
 def _run_quietly(work: Callable[[Callable[[str], None]], Result], *, log: Path | None, after: str = "Nothing was changed.") -> Result:

@@ -10,6 +10,7 @@ import datetime
 import functools
 import json
 import re
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -18,9 +19,11 @@ from pathlib import Path
 import yaml
 from pydantic import BaseModel, ConfigDict
 
+from argilla_setup.shown import plain_markdown as plain
 from curation.snapshot.manifest import TeacherTerms
 from training.config import LicenceAnswers, Use
 from training.errors import TrainingError
+from training.records import RunRecord
 
 RECORD = "base-model.json"
 """File in a checkpoint folder, written by `train prepare-model`: id, licence, source, note."""
@@ -28,6 +31,10 @@ RECORD = "base-model.json"
 TABLE = "licences.yaml"
 """Dated data file of this package: what each licence asks, with its source."""
 LICENCE_FILES = ("LICENSE", "LICENSE.txt", "LICENSE.md", "LICENCE")
+NOTICE = "LICENSE-NOTICE.md"
+"""In an adapter, a merged model or an exported folder: the licences that apply to it and what they ask."""
+_COPIED = (*LICENCE_FILES, "NOTICE", "NOTICE.txt", "NOTICE.md", "USE_POLICY.md")
+"""Files of a base model that go with its weights."""
 _UNNAMED = ("other", "unknown")
 """Values of a card whose licence is named elsewhere, or not at all."""
 
@@ -231,6 +238,40 @@ def check_teachers(terms: Sequence[TeacherTerms], *, of: str, answers: LicenceAn
             raise TrainingError(what, f"{found.name}'s terms ask: {found.question}", f"read {where}, and answer in the run file: {line}")
         conditions[f"teacher {found.model}"] = f"{found.says} ({where}); asked: {found.question} answered: {' '.join(answer.split())}"
     return conditions
+
+
+def write_notice(target: Path, done: RunRecord, *, base: Path) -> None:
+    """Copy the base model's licence files next to a model that was made from it, and write the licence notice.
+
+    Args:
+        target: folder of the adapter, the merged model or the exported model.
+        done: run.json of the adapter.
+        base: folder of the base model.
+    """
+    for name in _COPIED:
+        if (base / name).is_file():
+            shutil.copyfile(base / name, target / name)
+    (target / NOTICE).write_text(notice_text(done))
+
+
+def notice_text(done: RunRecord) -> str:
+    """Return the licence notice of a model that was made in a run, as Markdown."""
+    base = done.base
+    lines = [
+        "# Licence notice",
+        "",
+        "This model is derived from the works below. Their licences and conditions apply to it, also where it is served or passed on.",
+        "",
+        f"- Base model: {plain(base.id)}, licence {plain(base.licence)} ({plain(base.source or 'no source recorded')})",
+    ]
+    for rows in (done.snapshot, done.sft):
+        if rows is not None:
+            lines.append(f"- Training rows: snapshot {plain(rows.name)} v{rows.version}, licence {plain(rows.licence or 'not stated')}")
+    if done.snapshot.teacher:
+        lines.append(f"- Teacher model of the rows: {plain(done.snapshot.teacher)}")
+    lines.append(f"- Checked for use: {plain(done.use)}")
+    lines += [f"- Condition ({plain(of)}): {plain(text)}" for of, text in done.conditions.items()]
+    return "\n".join(lines) + "\n"
 
 
 def _card_licence(readme: Path) -> str | None:

@@ -1,14 +1,11 @@
-"""Use a finished adapter: trace it back to its signed rows, sign it, or merge it into its base model.
+"""Trace a finished adapter back to its signed rows, or sign it.
 
-Each of the three first verifies the adapter's run and every snapshot whose rows are in it, revocations included. A merged model is for
-consumers that take whole models only, such as GGUF converters; the adapter was trained over 4-bit weights and is added to the base model's
-16-bit weights, as is usual, so its answers can differ in the last digits and a merged model is worth evaluating again.
+Both first verify the adapter's run and every snapshot whose rows are in it, revocations included; `merge.py`, `gguf_export.py` and
+`serve.py` do the same through `verify_sources`.
 """
 
 from __future__ import annotations
 
-import json
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,22 +15,16 @@ from pydantic import BaseModel, ConfigDict
 
 from curation.errors import command
 from training.adapter import ADAPTER
-from training.callbacks import Say
-from training.card import PICTURE, card_text
-from training.chat import Row, end_tokens
-from training.config import Quantization, RunFile
+from training.chat import Row
+from training.config import RunFile
 from training.data import Split, check_signature, open_recorded, read_rows
 from training.errors import TrainingError
-from training.license import RECORD
-from training.model import check_base, load_base, load_tokenizer
+from training.model import check_base
 from training.records import BaseFacts, RunRecord, SnapshotFacts
-from training.run_folder import read_evaluations, require_finished, require_preflight, require_run
+from training.run_folder import require_finished, require_preflight, require_run
 
 if TYPE_CHECKING:
     from curation.snapshot.verify import Snapshot
-
-LICENCE_FILES = ("LICENSE", "LICENSE.md", "LICENSE.txt", "NOTICE", "USE_POLICY.md")
-"""Files of a base model that go with its weights."""
 
 
 @dataclass(frozen=True)
@@ -139,6 +130,18 @@ def trace_run(run: RunFile, *, row_id: str | None = None) -> Trace:
     return trace.model_copy(update=changes)
 
 
+def verify_adapter(run: RunFile, done: RunRecord) -> list[Source]:
+    """Verify base model, adapter and snapshots as they were trained, before the adapter is merged or served; return the snapshots.
+
+    Raises:
+        TrainingError: the base model, the adapter or a snapshot is missing or was changed.
+        SnapshotError: a snapshot's signature is not valid or it was revoked.
+    """
+    check_base(run.base_model, require_preflight(run), again="name the base model of the run; an adapter fits no other")
+    check_signature(run, run.output / ADAPTER)
+    return verify_sources(run, done)
+
+
 def verify_sources(run: RunFile, done: RunRecord) -> list[Source]:
     """Verify again every snapshot whose rows are in a finished adapter, revocations included; a DPO adapter has two.
 
@@ -207,57 +210,6 @@ def sign_run(run: RunFile, *, key: Path | None = None) -> Signed:
     return Signed(signature=str(signature), adapter_digest=done.adapter_digest)
 
 
-class Merged(BaseModel):
-    """The result of merging."""
-
-    model_config = ConfigDict(frozen=True)
-
-    path: str
-    base: str
-    licence: str
-    adapter_digest: str
-
-
-def merge_run(run: RunFile, *, out: Path, say: Say = print) -> Merged:
-    """Write base model and adapter as one checkpoint folder, with tokenizer, card, licence record and sources.
-
-    Args:
-        run: the finished run.
-        out: the folder to create.
-        say: prints progress.
-    """
-    done, report = require_finished(run), require_preflight(run)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise TrainingError(str(out), "exists already; nothing was overwritten", "name an empty or new folder with --out")
-    check_base(run.base_model, report, again="name the base model of the run; an adapter fits no other")
-    check_signature(run, run.output / ADAPTER)
-    verify_sources(run, done)
-    # The merged model has the size of the base model's weights; a tenth more leaves room for the tokenizer and the file system.
-    needed = sum(path.stat().st_size for path in run.base_model.glob("*.safetensors"))
-    home = next(parent for parent in (out, *out.absolute().parents) if parent.exists())
-    if (free := shutil.disk_usage(home).free) < needed * 1.1:
-        fact = f"the merged model needs {needed // 1_000_000} MB and {free // 1_000_000} MB are free"
-        raise TrainingError(str(out), fact, "free disk space, or name a folder elsewhere")
-    from peft import PeftModel  # takes seconds, so only after the checks
-
-    say(f"Adding {done.adapter_digest[:12]} to {done.base.id}")
-    aside = out.with_name(f".{out.name}.part")
-    shutil.rmtree(aside, ignore_errors=True)
-    try:
-        model: Any = PeftModel.from_pretrained(load_base(run.base_model, Quantization(kind="none"), dtype="bfloat16"), run.output / ADAPTER)
-        merged, tokenizer = model.merge_and_unload(), load_tokenizer(run.base_model, run.chat_template_kwargs)
-        merged.config.use_cache = True  # `load_base` turned it off
-        merged.generation_config.eos_token_id = sorted(end_tokens(merged, tokenizer))
-        merged.save_pretrained(aside)
-        tokenizer.save_pretrained(aside)
-        _write_record(run, done, aside)
-        shutil.rmtree(out, ignore_errors=True)
-        aside.rename(out)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-    return Merged(path=str(out), base=done.base.id, licence=done.base.licence, adapter_digest=done.adapter_digest)
-
-
 def _require_reference(run: RunFile, done: RunRecord) -> RunRecord:
     """Return the SFT run of a DPO run if its adapter is still the reference of the DPO run."""
     folder, reference = run.output / str(done.sft_run), str(done.reference_digest)
@@ -270,21 +222,3 @@ def _require_reference(run: RunFile, done: RunRecord) -> RunRecord:
 
 def _snapshot_text(snapshot: SnapshotFacts) -> str:
     return f"snapshot {snapshot.name} v{snapshot.version} {snapshot.digest[:12]} in {snapshot.path}"
-
-
-def _write_record(run: RunFile, done: RunRecord, target: Path) -> None:
-    """Write licence files, card and the record that lets the folder be a base model itself."""
-    base, digest, snapshot = done.base, done.adapter_digest[:12], done.snapshot
-    record = {
-        "id": f"{base.id} + {done.kind} {digest}",
-        "licence": base.licence,
-        "source": f"{base.id} {base.digest[:12]} with adapter {digest} of snapshot {snapshot.name} v{snapshot.version}",
-        "note": "adapter merged into the 16-bit weights",
-    }
-    (target / RECORD).write_text(json.dumps(record, indent=2) + "\n")
-    for name in LICENCE_FILES:
-        if (run.base_model / name).is_file():
-            shutil.copyfile(run.base_model / name, target / name)
-    if (run.output / ADAPTER / PICTURE).is_file():
-        shutil.copyfile(run.output / ADAPTER / PICTURE, target / PICTURE)
-    (target / "README.md").write_text(card_text(done, evaluations=read_evaluations(run.output, done.adapter_digest), merged=True))

@@ -25,6 +25,7 @@ from training.config import Lora, RunFile
 from training.data import Rows, confirm_preflight, kept_rows, load_splits, open_snapshot, to_dataset
 from training.errors import TrainingError
 from training.libraries import check_arguments
+from training.license import write_notice
 from training.methods import MethodName
 from training.model import cast_adapters, check_base, load_base, load_tokenizer, recorded_dtype
 from training.records import SCHEMA, EvalFacts, MethodFields, ParameterCounts, PreflightReport, RowCounts, RunRecord
@@ -114,6 +115,7 @@ def train_run(run: RunFile, *, kind: MethodName | None = None, say: Say = print)
             changes["resumed_from"] = int(checkpoint.name.removeprefix("checkpoint-")) if checkpoint else None
             result = result.model_copy(update=changes)
             write_card(adapter, result, history=trainer.state.log_history)
+            write_notice(adapter, result, base=run.base_model)
             result = write_run(run.output, result)
         # Only after run.json: until then a kill resumes from them.
         shutil.rmtree(run.output / CHECKPOINTS, ignore_errors=True)

@@ -64,7 +64,7 @@ def test_overwritten_adapter_weights_are_refused(project: Path) -> None:
 )
 def test_changed_adapter_config_is_refused(project: Path, change: dict[str, Any]) -> None:
     from training.evaluate import evaluate_run
-    from training.release import merge_run
+    from training.merge import merge_run
 
     edit_json(project / "runs" / "sft" / "adapter" / "adapter_config.json", lambda config: config.update(change))
     with pytest.raises(TrainingError, match=r"is not the adapter run\.json recorded"):
@@ -175,7 +175,8 @@ def test_revoked_sft_snapshot_is_refused_also_after_preflight(project: Path) -> 
 
 
 def test_adapter_of_revoked_rows_is_neither_signed_nor_merged(project: Path) -> None:
-    from training.release import merge_run, sign_run, trace_run
+    from training.merge import merge_run
+    from training.release import sign_run, trace_run
 
     root = read_manifest(sft_snapshot(project)).digest.root
     now = datetime(2026, 11, 25, tzinfo=UTC)
@@ -193,7 +194,8 @@ def test_adapter_of_revoked_rows_is_neither_signed_nor_merged(project: Path) -> 
 
 
 def test_adapter_changed_after_it_was_signed_is_not_merged(project: Path) -> None:
-    from training.release import merge_run, sign_run
+    from training.merge import merge_run
+    from training.release import sign_run
 
     run = load_run(project, "sft.yaml", run_settings())
     sign_run(run, key=project / "keys" / "signing.pem")

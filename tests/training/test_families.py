@@ -133,7 +133,7 @@ def test_first_step_of_dpo_leaves_out_the_routers_loss_only() -> None:
 def test_answers_end_where_the_template_ends_them(untrained: Path, tmp_path: Path) -> None:
     from transformers import AutoTokenizer, GenerationConfig
 
-    from training.release import merge_run
+    from training.merge import merge_run
     from training.run_folder import open_run
 
     project = untrained

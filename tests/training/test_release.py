@@ -1,4 +1,4 @@
-"""A finished adapter: traced to its rows, signed, merged into its base model."""
+"""A finished adapter: traced to its rows and signed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from tests.support.training_samples import (
     load_run,
     run_settings,
 )
-from training.config import Quantization
 from training.errors import TrainingError
 from training.run_folder import open_run, require_run
 
@@ -91,27 +90,3 @@ def test_run_folder_without_its_snapshot_says_what_is_missing(project: Path) -> 
     shutil.rmtree(project / "snapshots")
     with pytest.raises(UserError, match="tiny-instruction-v1"):
         trace_run(open_run(project / "runs" / "sft"))
-
-
-def test_merged_model_says_what_base_and_adapter_say_together(project: Path, tmp_path: Path) -> None:
-    import torch
-    from peft import PeftModel
-    from transformers import AutoModelForCausalLM
-
-    from training.license import find_base_record
-    from training.model import load_base
-    from training.release import merge_run
-
-    run, out, ids = open_run(project / "runs" / "dpo"), tmp_path / "merged", torch.arange(5, 105).reshape(4, 25)
-    done = merge_run(run, out=out)
-    assert done.adapter_digest == require_run(run.output).adapter_digest
-    base = load_base(project / "model", Quantization(kind="none"))
-    with torch.inference_mode():
-        alone = base(input_ids=ids).logits.float()
-        together = PeftModel.from_pretrained(base, run.output / "adapter").eval()(input_ids=ids).logits.float()
-        merged = AutoModelForCausalLM.from_pretrained(out)(input_ids=ids).logits.float()
-    assert (merged - together).abs().max() < 0.1 * (alone - together).abs().max()
-    assert find_base_record(out).licence == "Apache-2.0" and "merged into tiny" in (out / "README.md").read_text()
-    assert (out / "chat_template.jinja").read_text() == (project / "model" / "chat_template.jinja").read_text()
-    with pytest.raises(TrainingError, match="exists already; nothing was overwritten"):
-        merge_run(run, out=out)

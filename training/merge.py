@@ -1,0 +1,358 @@
+"""Merge an adapter into its base model, and check that the merged model answers as base model and adapter together do.
+
+The adapter is added to the base model's 16-bit weights, as is usual, also if it was trained over 4-bit weights. Adding rounds every weight
+to bfloat16, so an update that is much smaller than its weight is partly lost. The check measures that on rows of the snapshot: it compares
+the logits of the merged model, read back from the disk, with those of the adapter, in the data type that is saved. The loss is stated as a
+share of the adapter's own effect (the mean difference between the logits with and without it), because logits have no scale of their own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from curation.errors import command
+from training.adapter import ADAPTER
+from training.callbacks import Say
+from training.card import CARD, PICTURE, SIGNATURE, card_text
+from training.chat import end_tokens
+from training.config import Quantization, RunFile
+from training.data import check_signature, file_sha256, read_rows
+from training.errors import TrainingError
+from training.license import RECORD, write_notice
+from training.model import find_weights, load_base, load_tokenizer
+from training.records import BaseFacts, RunRecord
+from training.release import Source, verify_adapter
+from training.run_folder import read_evaluations, read_json, require_finished, validate_record, write_json
+
+RELEASE = "release.json"
+"""In a merged model's or an exported folder: what it was made from, the check, and the sha256 of each file."""
+SUMS = "SHA256SUMS"
+DTYPE = "bfloat16"
+"""Data type of the merged weights."""
+ROWS, TOKENS = 6, 256
+"""Rows of the snapshot that are compared, and tokens of each; more rows of one task show the same."""
+MOST_LOST, WORTH_A_LINE = 0.5, 0.15
+"""Shares of the adapter's effect that may be lost: above the first the merge is refused, above the second it prints a warning. Measured:
+.023 for SmolLM2-135M with a rank-16 adapter after 15 steps at 1e-3, .007 for the tests' random models, 1 at a learning rate of 1e-6."""
+
+
+class MergeCheck(BaseModel):
+    """The merged model's logits compared with the adapter's."""
+
+    model_config = ConfigDict(frozen=True)
+
+    rows: int
+    tokens: int
+    agreeing: int
+    """Tokens after which both models would write the same next token."""
+    largest: float
+    """Largest difference of a logit."""
+    mean: float
+    """Mean difference of the logits."""
+    effect: float
+    """Mean difference between the logits with and without the adapter."""
+
+    @property
+    def lost(self) -> float:
+        """The mean difference as a share of the adapter's effect."""
+        return self.mean / self.effect if self.effect else 0.0
+
+    def describe(self) -> str:
+        """Return the check as one line."""
+        return (
+            f"{self.agreeing} of {self.tokens} greedy tokens agree ({self.rows} rows); largest difference of a logit {self.largest:.3f}, "
+            f"mean {self.mean:.4f}, {self.lost:.1%} of the adapter's effect"
+        )
+
+
+class ReleaseRecord(BaseModel):
+    """release.json of a merged model or an exported folder."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    schema_version: int = 1
+    form: str
+    """merged or gguf."""
+    kind: str
+    """Method of the run."""
+    adapter_digest: str
+    base: BaseFacts
+    snapshots: dict[str, str]
+    """Root digests of the snapshots behind the adapter, by method."""
+    use: str
+    conditions: dict[str, str]
+    dtype: str
+    check: MergeCheck
+    files: dict[str, str]
+    """sha256 by file name, of every other file but the signature."""
+
+
+class Merged(BaseModel):
+    """The result of merging."""
+
+    model_config = ConfigDict(frozen=True)
+
+    path: str
+    base: str
+    licence: str
+    adapter_digest: str
+    check: MergeCheck
+    signature: str | None = None
+
+
+def merge_run(run: RunFile, *, out: Path, key: Path | None = None, say: Say = print) -> Merged:
+    """Write base model and adapter as one checkpoint folder, with tokenizer, card, licence notice, checksums and sources.
+
+    Args:
+        run: the finished run.
+        out: the folder to create.
+        key: private key to sign the folder with; None leaves it unsigned.
+        say: prints progress.
+
+    Raises:
+        TrainingError: the run is not finished or was changed, `out` exists, the disk is too small, or the check fails.
+        SnapshotError: a snapshot behind the adapter was revoked or is not validly signed.
+    """
+    done, sources = open_release(run, out=out, times=1.1)
+    with fill_folder(out) as aside:
+        check = write_merged(run, done, sources, aside, say=say)
+        _write_base_record(done, aside)
+        write_release(run, done, sources, aside, form="merged", dtype=DTYPE, check=check)
+        signature = sign_release(aside, key)
+    facts = {"base": done.base.id, "licence": done.base.licence, "adapter_digest": done.adapter_digest}
+    return Merged(path=str(out), check=check, signature=None if signature is None else str(out / SIGNATURE), **facts)
+
+
+def merged_text(result: Merged, *, target: Path) -> str:
+    """Return the result and the next step as text.
+
+    Args:
+        result: the result.
+        target: the run as it was named on the command line.
+    """
+    lines = [f"{result.path}: {result.base} with adapter {result.adapter_digest[:12]}, {result.licence}", f"  {result.check.describe()}"]
+    if result.signature:
+        lines.append(f"  signed: {result.signature}")
+    return "\n".join([*lines, f"Next: {command('train', 'serve', target, '--merged', result.path)}"])
+
+
+def open_release(run: RunFile, *, out: Path, times: float) -> tuple[RunRecord, list[Source]]:
+    """Check everything that a released model depends on and return run.json with the verified snapshots behind it.
+
+    Args:
+        run: the run.
+        out: the folder that will be created.
+        times: disk space that is needed, in sizes of the base model's weights.
+    """
+    done = require_finished(run)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise TrainingError(str(out), "exists already; nothing was overwritten", "name an empty or new folder with --out")
+    sources = verify_adapter(run, done)
+    needed = int(times * sum(path.stat().st_size for path in find_weights(run.base_model)))
+    home = next(parent for parent in (out, *out.absolute().parents) if parent.exists())
+    if (free := shutil.disk_usage(home).free) < needed:
+        fact = f"the merged model needs {needed // 1_000_000} MB and {free // 1_000_000} MB are free"
+        raise TrainingError(str(out), fact, "free disk space, or name a folder elsewhere")
+    return done, sources
+
+
+@contextlib.contextmanager
+def fill_folder(out: Path) -> Iterator[Path]:
+    """Yield a folder beside `out` that is renamed to it at the end; on an error it is removed and nothing remains."""
+    from safetensors import SafetensorError
+
+    aside = out.with_name(f".{out.name}.part")
+    shutil.rmtree(aside, ignore_errors=True)
+    try:
+        aside.mkdir(parents=True)
+        yield aside
+        shutil.rmtree(out, ignore_errors=True)  # it is empty
+        aside.rename(out)
+    except (OSError, SafetensorError) as error:
+        # safetensors replaces the OSError of a full disk by an error of its own, so only the text identifies it.
+        if isinstance(error, SafetensorError) and "os error" not in str(error).lower():
+            raise
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).strip()
+        again = "free disk space, or name a folder elsewhere with --out"
+        raise TrainingError(str(out), f"could not be written ({reason}); nothing was kept", again) from error
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def write_merged(run: RunFile, done: RunRecord, sources: Sequence[Source], target: Path, *, say: Say) -> MergeCheck:
+    """Write the merged weights with their tokenizer, read them back, and compare them with the adapter.
+
+    Args:
+        run: the finished run.
+        done: its run.json.
+        sources: the snapshots behind the adapter.
+        target: the folder to write into.
+        say: prints progress.
+
+    Raises:
+        TrainingError: too much of the adapter's effect is lost (`MOST_LOST`).
+    """
+    import torch
+    from peft import PeftModel  # takes seconds, so only after the checks
+    from transformers import AutoModelForCausalLM
+
+    if run.threads:
+        torch.set_num_threads(run.threads)
+    say(f"Adding {done.adapter_digest[:12]} to {done.base.id}")
+    tokenizer = load_tokenizer(run.base_model, run.chat_template_kwargs)
+    texts = read_texts(run, sources[0], tokenizer)
+    model: Any = PeftModel.from_pretrained(load_base(run.base_model, Quantization(kind="none"), dtype=DTYPE), run.output / ADAPTER).eval()
+    together = [read_logits(model, ids) for ids in texts]
+    with model.disable_adapter():
+        effect = [(read_logits(model, ids) - logits).abs().mean().item() for ids, logits in zip(texts, together, strict=True)]
+    merged = model.merge_and_unload()
+    merged.config.use_cache = True  # `load_base` turned it off
+    merged.generation_config.eos_token_id = sorted(end_tokens(merged, tokenizer))
+    merged.save_pretrained(target)
+    tokenizer.save_pretrained(target)
+    del model, merged  # two models at a time would double the memory
+    say("Comparing the merged model with base model and adapter")
+    saved = AutoModelForCausalLM.from_pretrained(
+        target, dtype=DTYPE, device_map={"": 0 if torch.cuda.is_available() else "cpu"}, local_files_only=True, trust_remote_code=False
+    ).eval()
+    check = compare_logits(together, (read_logits(saved, ids) for ids in texts), effect=sum(effect) / len(effect))
+    if not check.lost <= MOST_LOST:  # written so that NaN is refused
+        fact = f"the merged model does not answer as the adapter does: {check.describe()}"
+        again = "serve the adapter itself (train serve); its updates are too small for weights in bfloat16"
+        raise TrainingError(str(run.output), fact, again)
+    if check.lost > WORTH_A_LINE:
+        say(f"Warning: the merge lost {check.lost:.0%} of the adapter's effect to rounding; evaluate the merged model before you use it")
+    return check
+
+
+def read_texts(run: RunFile, source: Source, tokenizer: Any) -> list[list[int]]:
+    """Return the first rows of the validation split, or of the training split, as tokens with their answers."""
+    rows = read_rows(source.snapshot, "validation", system=run.system) or read_rows(source.snapshot, "train", system=run.system)
+    answer = run.method.columns[1]
+    texts = [tokenizer.apply_chat_template([*row["prompt"], *row[answer]], tokenize=False) for row in rows[:ROWS]]
+    return [ids[:TOKENS] for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
+
+
+def read_logits(model: Any, ids: Sequence[int]) -> Any:
+    """Return the logits after each token of one text, in float32 on the CPU."""
+    import torch
+
+    with torch.inference_mode():
+        return model(input_ids=torch.tensor([list(ids)], device=model.device), use_cache=False).logits[0].float().cpu()
+
+
+def compare_logits(first: Sequence[Any], second: Iterator[Any], *, effect: float) -> MergeCheck:
+    """Return the differences between the logits of two models on the same texts.
+
+    Args:
+        first: logits of the model that is the reference, one matrix a text.
+        second: logits of the other model.
+        effect: mean difference that the adapter makes.
+    """
+    agreeing, largest, total, numbers = 0, 0.0, 0.0, 0
+    for one, other in zip(first, second, strict=True):
+        difference = (one - other).abs()
+        agreeing += int((one.argmax(-1) == other.argmax(-1)).sum())
+        # max() of two floats drops a NaN that comes second; the sum below keeps it, and the caller refuses it.
+        largest = max(largest, difference.max().item())
+        total, numbers = total + difference.double().sum().item(), numbers + difference.numel()
+    tokens = sum(len(one) for one in first)
+    return MergeCheck(rows=len(first), tokens=tokens, agreeing=agreeing, largest=largest, mean=total / numbers, effect=effect)
+
+
+def write_release(
+    run: RunFile, done: RunRecord, sources: Sequence[Source], target: Path, *, form: str, dtype: str, check: MergeCheck
+) -> ReleaseRecord:
+    """Write card, licence files, licence notice, checksums and release.json into a folder that others will receive.
+
+    Args:
+        run: the finished run.
+        done: its run.json.
+        sources: the snapshots behind the adapter.
+        target: the folder, with its weights.
+        form: merged or gguf.
+        dtype: data type of the weights.
+        check: the comparison with the adapter.
+    """
+    write_notice(target, done, base=run.base_model)
+    for weights in target.glob("*.safetensors"):
+        weights.chmod(0o644)  # safetensors makes files of mode 0600, which a server under another user could not read
+    if (run.output / ADAPTER / PICTURE).is_file():
+        shutil.copyfile(run.output / ADAPTER / PICTURE, target / PICTURE)
+    card = card_text(done, evaluations=read_evaluations(run.output, done.adapter_digest), merged=True)
+    (target / CARD).write_text(f"{card}\n## Merge\n\nMerged in {DTYPE} and compared with the adapter: {check.describe()}.\n")
+    files = {path.relative_to(target).as_posix(): file_sha256(path) for path in sorted(target.rglob("*")) if path.is_file()}
+    record = ReleaseRecord(
+        form=form,
+        kind=done.kind,
+        adapter_digest=done.adapter_digest,
+        base=done.base,
+        snapshots={source.run: source.snapshot.manifest.digest.root for source in sources},
+        use=done.use,
+        conditions=done.conditions,
+        dtype=dtype,
+        check=check,
+        files=files,
+    )
+    write_json(target / RELEASE, record)
+    # Readable by `sha256sum --check`; it names release.json too, which names everything else.
+    sums = {**files, RELEASE: hashlib.sha256((target / RELEASE).read_bytes()).hexdigest()}
+    (target / SUMS).write_text("".join(f"{digest}  {name}\n" for name, digest in sums.items()))
+    return record
+
+
+def sign_release(folder: Path, key: Path | None) -> Path | None:
+    """Sign a complete folder with OpenSSF Model Signing, as snapshots and adapters are signed; None leaves it unsigned."""
+    if key is None:
+        return None
+    if not key.is_file():
+        raise TrainingError(str(key), "does not exist", "name a private key with --key, or leave it out to sign with your own")
+    from curation.snapshot.sign import sign_folder
+
+    return sign_folder(folder, key)
+
+
+def require_merged(run: RunFile, done: RunRecord, folder: Path) -> ReleaseRecord:
+    """Return release.json of a merged model if the folder is still what was merged from this run's adapter.
+
+    Args:
+        run: the run, for its trusted keys.
+        done: its run.json.
+        folder: the merged model.
+    """
+    again = f"train merge {run.output} --out NEW_FOLDER"
+    if not (folder / RELEASE).is_file():
+        raise TrainingError(str(folder), f"is not a merged model (no {RELEASE})", again)
+    record = validate_record(ReleaseRecord, read_json(folder / RELEASE), file=folder / RELEASE)
+    if (record.form, record.adapter_digest) != ("merged", done.adapter_digest):
+        fact = f"holds adapter {record.adapter_digest[:12]}; this run's is {done.adapter_digest[:12]}"
+        raise TrainingError(str(folder), fact, again)
+    check_signature(run, folder)
+    # A file that was added counts too: transformers reads more names than a merge writes.
+    expected = {**record.files, **dict.fromkeys((RELEASE, SUMS, SIGNATURE))}
+    found = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    changed = [name for name in found if name not in expected]
+    changed += [name for name, digest in record.files.items() if name not in found or file_sha256(found[name]) != digest]
+    if changed:
+        raise TrainingError(str(folder), f"was changed after the merge: {', '.join(changed[:3])}", again)
+    return record
+
+
+def _write_base_record(done: RunRecord, target: Path) -> None:
+    """Write the record that lets the folder be a base model itself."""
+    base, digest, snapshot = done.base, done.adapter_digest[:12], done.snapshot
+    record = {
+        "id": f"{base.id} + {done.kind} {digest}",
+        "licence": base.licence,
+        "source": f"{base.id} {base.digest[:12]} with adapter {digest} of snapshot {snapshot.name} v{snapshot.version}",
+        "note": "adapter merged into the 16-bit weights",
+    }
+    (target / RECORD).write_text(json.dumps(record, indent=2) + "\n")
