@@ -160,7 +160,7 @@ def _rewrite(file: Path, arm: str, answers: dict[str, str], *, least: int) -> No
 
 def print_tables(results: Sequence[dict[str, object]]) -> None:
     """Print accuracy by arm and seed, and the paired differences to the raw rows, or to the clean ones for a dose."""
-    from training.evaluate import compare, measure
+    from training.intervals import compare, measure
 
     values = {(str(r["arm"]), int(str(r["seed"]))): list(map(float, r["right"])) for r in results}  # type: ignore[arg-type,call-overload]
     wrong = {(str(r["arm"]), int(str(r["seed"]))): r["wrong"] for r in results}

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict
 
 from curation.errors import command
 from training.errors import TrainingError
-from training.evaluate import compare_metric
+from training.evaluate import compare_results
 from training.records import DifferenceFacts, EvaluationResult, MetricFacts, RunRecord
 from training.run_folder import RUN, read_evaluations, read_json, validate_record
 
@@ -59,7 +59,7 @@ def compare_runs(first: Path, second: Path) -> Comparison:
         again = "evaluate both with the same eval settings and base model: train eval RUN --eval FILE"
         raise TrainingError(f"{first} and {second}", fact, again)
     other = by_key[shared.key]
-    differences = {name: compare_metric(name, shared, other) for name in shared.items if name in other.items}
+    differences = compare_results(shared, other)
     return Comparison(
         first=_describe(first, one, shared), second=_describe(second, two, other), file=shared.file.name, differences=differences
     )

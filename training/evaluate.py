@@ -3,9 +3,7 @@
 `metrics.py` has the metrics. The base model's weights are loaded in 16 bits, as they are served, unless `eval.weights` is nf4. Results are
 kept with the digests they belong to: eval.json for the set that preflight checked, eval-DIGEST.json for any other set, and
 base-eval-KEY.json in the parent folder for the base model, which is measured once for all runs.
-
-Intervals are percentile bootstraps of the mean. A difference is a change only if its interval excludes 0 and a paired permutation test
-agrees: with few differing items the bootstrap alone finds a change too easily (4 of 100 items that flip in one direction are enough).
+`intervals.py` has the intervals and the paired tests.
 """
 
 from __future__ import annotations
@@ -25,10 +23,12 @@ from training.adapter import ADAPTER
 from training.callbacks import Say
 from training.card import renew_card
 from training.chat import Row
+from training.classification import classify, compare_macro_f1, confused_pairs
 from training.config import EvalSet, Quantization, RunFile
 from training.data import check_protected, file_sha256, open_recorded, open_snapshot, read_rows, require_sft, resolve_snapshot
 from training.errors import RunFileError, TrainingError
 from training.eval_items import EvalItem, read_eval_items
+from training.intervals import compare, measure
 from training.memory import GIB, available_memory, free_gpu_memory
 from training.metrics import (
     LEAST_DIVERSITY,
@@ -39,6 +39,7 @@ from training.metrics import (
     measure_pairs,
     read_answers,
     read_billable,
+    read_labels,
 )
 from training.model import check_base, compute_dtype, find_weights, load_for_inference, load_tokenizer
 from training.records import (
@@ -46,7 +47,6 @@ from training.records import (
     EvalFile,
     EvaluationResult,
     Measurements,
-    MetricFacts,
     PreflightReport,
     RunRecord,
     WrittenAnswer,
@@ -57,13 +57,10 @@ from training.tracking import log_evaluation
 if TYPE_CHECKING:
     from curation.snapshot.manifest import ProtectedSet
 
-SCHEMA = 4
-"""Version of eval*.json. Since 4 the base model is measured in 16 bits by default and distinct answers are counted."""
-RESAMPLES, SEED = 10_000, 20_261_124
-LEVEL = 0.05
-"""Significance level of a verdict."""
-BATCH = 1_000_000
-"""Numbers drawn at a time, to bound the memory of a large set."""
+SCHEMA = 5
+"""Version of eval*.json. Since 4 the base model is measured in 16 bits by default and distinct answers are counted; since 5 answers from a
+closed set of labels have a classification."""
+MACRO_F1 = "macro_f1"
 FEW_ITEMS = 100
 """Number of items below which the text mentions wide intervals."""
 
@@ -257,14 +254,17 @@ def measure_subject(run: RunFile, *, report: PreflightReport, base: bool, say: S
     answers = generate_answers(subject, items, max_new_tokens=run.eval.max_new_tokens)
     say(f"  answers to {len(items)} items: {time.monotonic() - started:.0f} s")
     values |= read_answers(answers, items, billable=billable, pattern=run.eval.pattern)
+    references, given, accuracy = read_labels(answers, items, pattern=run.eval.pattern)
+    classified = classify(references, given, of=accuracy)
     return {
         # Values are kept by item, so that differences to other models can be paired.
-        "metrics": {name: measure(row) for name, row in values.items()},
+        "metrics": {name: measure(row) for name, row in values.items()} | ({MACRO_F1: classified[1]} if classified else {}),
         "diversity": measure_diversity(answers, items, pattern=run.eval.pattern),
         "items": values,
         "answers": tuple(
             WrittenAnswer(question=item.question, reference=item.answer, answer=text) for item, text in zip(items, answers, strict=True)
         ),
+        "classification": classified[0] if classified else None,
         "seconds": round(time.monotonic() - started, 1),
     }
 
@@ -301,8 +301,17 @@ def compare_with(run: RunFile, result: EvaluationResult, *, report: PreflightRep
     against = {}
     for name, (files, subject) in others.items():
         if other := next((found for file in files if (found := find_cached(file, key=result.key, subject=subject))), None):
-            against[name] = {metric: compare_metric(metric, result, other) for metric in result.items if metric in other.items}
+            against[name] = compare_results(result, other)
     return against
+
+
+def compare_results(result: EvaluationResult, other: EvaluationResult) -> dict[str, DifferenceFacts]:
+    """Return the paired differences of two results with one key, by metric."""
+    found = {metric: compare_metric(metric, result, other) for metric in result.items if metric in other.items}
+    if result.classification is not None and other.classification is not None:
+        difference = compare_macro_f1(result.classification, other.classification)
+        return found if difference is None else found | {MACRO_F1: difference}
+    return found
 
 
 def compare_metric(name: str, result: EvaluationResult, other: EvaluationResult) -> DifferenceFacts:
@@ -358,6 +367,9 @@ def result_text(result: EvaluationResult, *, target: Path, sft_run: Path | None 
             plural = "" if diversity.distinct == 1 else "s"
             text += f"   {diversity.distinct} distinct answer{plural}, the most frequent for {diversity.most_frequent:.0%} of the items"
         lines.append(text)
+    if classified := result.classification:
+        pairs = ", ".join(f"{cell.reference} answered as {cell.answer} {cell.n}" for cell in confused_pairs(classified)[:3])
+        lines.append(f"  {len(classified.labels)} labels; most confused: {pairs or 'none'} (all of them in eval*.json and report.html)")
     if any(found.reason for differences in result.against.values() for found in differences.values()):
         lines.append(f"  no verdict: fewer than {LEAST_DIVERSITY:g} distinct answers per distinct reference, or one answer for most items")
     if result.weights == "nf4":
@@ -373,73 +385,3 @@ def result_text(result: EvaluationResult, *, target: Path, sft_run: Path | None 
     for name, words in missing:
         lines.append(f"{name} was not measured with these settings. Next: {command('train', 'eval', *words, *options)}, then repeat this")
     return "\n".join(lines)
-
-
-def measure(values: Sequence[float], *, resamples: int = RESAMPLES, seed: int = SEED) -> MetricFacts:
-    """Return the mean of values between 0 and 1 with its percentile-bootstrap interval.
-
-    If every item is correct, or every one incorrect, resampling shows no spread; Wilson's interval is returned instead.
-
-    Args:
-        values: one value an item.
-        resamples: number of resamples.
-        seed: of the random numbers.
-    """
-    if len(set(values)) == 1 and values[0] in (0, 1):
-        from scipy.stats import binomtest
-
-        wilson = binomtest(int(sum(values)), len(values)).proportion_ci(method="wilson")
-        low, high = round(float(wilson.low), 4), round(float(wilson.high), 4)
-        return MetricFacts(value=float(values[0]), n=len(values), low=low, high=high, method="wilson")
-    low, high = _percentiles(values, resamples=resamples, seed=seed)
-    return MetricFacts(value=round(sum(values) / len(values), 4), n=len(values), low=low, high=high, method="bootstrap")
-
-
-def compare(values: Sequence[float], others: Sequence[float], *, resamples: int = RESAMPLES, seed: int = SEED) -> DifferenceFacts:
-    """Return the paired difference of two models on equal items, by bootstrap and permutation test.
-
-    Args:
-        values: one value an item.
-        others: the other model's values, in the same order.
-        resamples: number of resamples.
-        seed: of the random numbers.
-    """
-    differences = [a - b for a, b in zip(values, others, strict=True)]
-    low, high = _percentiles(differences, resamples=resamples, seed=seed)
-    p = permutation_p(differences, resamples=resamples, seed=seed)
-    verdict: Literal["better", "worse", "no change"] = "no change"
-    if p <= LEVEL and (low > 0 or high < 0):
-        verdict = "better" if low > 0 else "worse"
-    mean = round(sum(differences) / len(differences), 4)
-    return DifferenceFacts(difference=mean, n=len(differences), low=low, high=high, p=round(p, 4), verdict=verdict)
-
-
-def permutation_p(differences: Sequence[float], *, resamples: int = RESAMPLES, seed: int = SEED) -> float:
-    """Return the two-sided p value of a paired permutation test; exact if there are few ways to assign the signs.
-
-    Args:
-        differences: one paired difference an item.
-        resamples: number of random signs.
-        seed: of the random numbers.
-    """
-    import numpy as np
-    from scipy.stats import permutation_test
-
-    # Items without a difference have no sign; without them fewer ways are left, and the test is exact more often.
-    moved = np.array([d for d in differences if d != 0], dtype=np.float64)
-    if len(moved) < 2:
-        return 1.0
-    tested = permutation_test((moved,), np.mean, permutation_type="samples", n_resamples=resamples, batch=BATCH // len(moved) + 1, rng=seed)
-    return float(tested.pvalue)
-
-
-def _percentiles(values: Sequence[float], *, resamples: int, seed: int) -> tuple[float, float]:
-    """Return the 95 % percentile-bootstrap interval of the mean."""
-    import numpy as np
-    from scipy.stats import bootstrap
-
-    if len(values) < 2:
-        return round(float(values[0]), 4), round(float(values[0]), 4)
-    batch = BATCH // len(values) + 1
-    drawn = bootstrap((np.array(values, dtype=np.float64),), np.mean, n_resamples=resamples, batch=batch, method="percentile", rng=seed)
-    return round(float(drawn.confidence_interval.low), 4), round(float(drawn.confidence_interval.high), 4)

@@ -187,6 +187,19 @@ def read_answers(
     return values if billable is None else values | {"valid_code": [float(code in billable) for code in codes]}
 
 
+def read_labels(answers: Sequence[str], items: Sequence[EvalItem], *, pattern: str | None = None) -> tuple[list[str], list[str], str]:
+    """Return reference and answer of each item as labels, and the metric that compares them: of codes the chapter, else the answer.
+
+    Args:
+        answers: the generated answers.
+        items: the evaluation items, in the same order.
+        pattern: the run file's `eval.pattern`.
+    """
+    if items[0].chapter is None:
+        return [extract(item.answer, pattern) for item in items], [extract(text, pattern) for text in answers], "exact_answer"
+    return [extract(item.chapter or "", None) for item in items], [extract(_find(_CHAPTER, text), None) for text in answers], "chapter"
+
+
 def read_billable(table: Path | None) -> frozenset[str] | None:
     """Return the codes that exist and are billable, or None without a table."""
     if table is None:

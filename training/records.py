@@ -415,6 +415,49 @@ class WrittenAnswer(BaseModel):
     answer: str
 
 
+class LabelScore(BaseModel):
+    """One label of a classification."""
+
+    model_config = RECORD
+
+    label: str
+    n: int
+    """Items whose reference it is."""
+    precision: float
+    """0 if the label was never answered."""
+    recall: float
+    f1: float
+
+
+class Confusion(BaseModel):
+    """One cell of a confusion matrix that is not 0."""
+
+    model_config = RECORD
+
+    reference: str
+    answer: str
+    """A label, or `(no label)` for any other answer."""
+    n: int
+
+
+class Classification(BaseModel):
+    """Answers from a closed set of labels; macro-F1 is among the metrics of the result."""
+
+    model_config = RECORD
+
+    of: str
+    """The metric that is its accuracy: exact_answer, or chapter."""
+    labels: tuple[LabelScore, ...]
+    outside: int
+    """Answers that are none of the labels."""
+    confusion: tuple[Confusion, ...]
+    """The whole matrix without zeros: the confused pairs, the most frequent first, then the diagonal."""
+    references: tuple[int, ...]
+    """Place in `labels` of each item's reference."""
+    answers: tuple[int, ...]
+    """Place in `labels` of each item's answer; -1 for any other answer."""
+
+
 class Measurements(TypedDict):
     """Fields of `EvaluationResult` that one loading of the model gives."""
 
@@ -422,6 +465,7 @@ class Measurements(TypedDict):
     diversity: dict[str, Diversity]
     items: dict[str, list[float]]
     answers: tuple[WrittenAnswer, ...]
+    classification: Classification | None
     seconds: float
 
 
@@ -444,6 +488,8 @@ class EvaluationResult(BaseModel):
     items: dict[str, list[float]] = {}
     """Values by metric, one an item, for paired differences."""
     answers: tuple[WrittenAnswer, ...] = ()
+    classification: Classification | None = None
+    """None if the answers are no closed set of labels."""
     seconds: float = 0.0
     against: dict[str, dict[str, DifferenceFacts]] = {}
     """Differences by the model compared with (base, sft), then by metric."""

@@ -35,7 +35,7 @@ CHECKPOINTS, MARK = "checkpoints", "complete"
 PROVENANCE = "training.json"
 """In the adapter folder: what the adapter was trained from, and the seal of its run.json."""
 _PACKAGES = ("torch", "transformers", "peft", "trl", "bitsandbytes", "accelerate", "datasets", "seedcorn")
-_SHOWN = ("choice", "chapter", "exact_code", "valid_code", "preference", "preference_test", "likelihood", "exact_answer")
+_SHOWN = ("choice", "chapter", "exact_code", "valid_code", "preference", "preference_test", "likelihood", "exact_answer", "macro_f1")
 """Metrics in the order in which `train runs` prints them."""
 Model = TypeVar("Model", bound=BaseModel)
 

@@ -36,7 +36,7 @@ def test_evaluation_is_cached_by_digest_and_compared_in_pairs(project: Path) -> 
     base = evaluate_run(run, base=True, say=said.append)
     sft = evaluate_run(run, say=said.append)
     measured = len(said)
-    assert set(sft.metrics) == {"choice", "preference", "preference_test", "chapter", "exact_code", "valid_code"}
+    assert set(sft.metrics) == {"choice", "preference", "preference_test", "chapter", "exact_code", "valid_code", "macro_f1"}
     assert sft.metrics["choice"].n == 12 and sft.metrics["preference_test"].n == 8
     assert base.against == {} and set(sft.against) == {"base"}
     assert all(found.verdict in ("better", "worse", "no change", "no verdict") for found in sft.against["base"].values())
@@ -77,7 +77,8 @@ def test_any_task_is_measured_by_its_answers(project: Path) -> None:
     check_and_train(run)
     evaluate_run(run, base=True, say=said.append)
     found = evaluate_run(run, say=said.append)
-    assert set(found.metrics) == {"likelihood", "exact_answer"}
+    assert set(found.metrics) == {"likelihood", "exact_answer", "macro_f1"}
+    assert found.classification is not None and found.classification.of == "exact_answer" and len(found.classification.labels) == 3
     assert found.against["base"]["likelihood"].verdict == "better"
     assert all(0 < value < 1 for value in found.items["likelihood"])
     assert found.answers[0].reference == instruction(200)["completion"][0]["content"]

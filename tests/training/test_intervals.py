@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from training.evaluate import compare, measure, permutation_p
+from training.intervals import compare, measure, permutation_p
 
 
 def test_interval_covers_the_mean_and_narrows_with_n() -> None:
