@@ -62,7 +62,7 @@ REFUSED = {
     **dict.fromkeys(
         ("sync_ref_model", "ref_model_mixup_alpha", "ref_model_sync_steps"), "the reference is the SFT adapter and must not change"
     ),
-    "train_sampling_strategy": "a resumed run would not repeat the order of rows that were grouped by length",
+    "train_sampling_strategy": "KTO estimates the distance to the reference from the other rows of a batch, so their order is the seed's",
     "auto_find_batch_size": "a resumed run could not repeat it",
     # LoraConfig
     **dict.fromkeys(("bias", "modules_to_save", "trainable_token_indices", "ensure_weight_tying"), _ONLY_LORA),

@@ -69,6 +69,8 @@ class SftSettings(TrainerSettings):
 
     num_train_epochs: float = Field(default=3, gt=0)
     """Passes over the training rows."""
+    train_sampling_strategy: Literal["random", "group_by_length"] | None = None
+    """Order of the rows. Default: group_by_length, batches of rows of similar length in random order, which have little padding."""
     packing: bool = False
     """Put several rows into one sequence of max_length instead of padding. A model that lets packed rows attend to each other is refused.
     Without FlashAttention keep the batch size at 1: the attention mask grows with the square of batch size * max_length."""
@@ -77,6 +79,8 @@ class SftSettings(TrainerSettings):
 class DpoSettings(TrainerSettings):
     """Arguments of trl.DPOConfig."""
 
+    train_sampling_strategy: Literal["random", "group_by_length"] | None = None
+    """Order of the rows. Default: group_by_length, batches of rows of similar length in random order, which have little padding."""
     beta: float | None = Field(default=None, gt=0)
     """Strength of the constraint to the reference policy (default 0.1, as in the DPO paper)."""
 

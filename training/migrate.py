@@ -169,7 +169,8 @@ def settings_digest(plain: Mapping[str, Any], *, leave_out: frozenset[str]) -> s
         leave_out: keys that cannot change the weights.
     """
     kind = plain["kind"]
-    section, lora = dict(plain[kind]), plain["lora"]
+    lora, named = plain["lora"], METHODS[kind].section.model_fields
+    section = {key: item for key, item in plain[kind].items() if key in TRAINER.values() or key not in named or item is not None}
     old: dict[str, Any] = {key: plain[key] for key in _TOP & plain.keys()} | {"schema": 1}
     old["beta"] = section.pop("beta", None)
     old["optimizer"] = {name: section.pop(new, False) for name, new in TRAINER.items()}

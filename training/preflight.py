@@ -19,7 +19,7 @@ from curation.errors import command
 from training.adapter import ADAPTER, read_settings
 from training.callbacks import Say, clock
 from training.chat import Rendered, Row, describe_left_out, describe_lengths, find_end_of_turn, merge_system, name_rows, render_rows
-from training.checkpoints import check_origin, only_process
+from training.checkpoints import begun_loop, check_origin, only_process
 from training.config import Lora, RunFile
 from training.data import (
     Split,
@@ -135,6 +135,7 @@ def preflight(run: RunFile, *, measure: bool = False, say: Say = print) -> Prefl
         report = report.model_copy(update={"schedule": time_schedule(run, report, snapshot, say=say)})
     # Nothing was written up to here, so a refused preflight leaves no folder behind.
     with only_process(run.output):
+        report = report.model_copy(update={"loop": begun_loop(run.output)})
         check_origin(run.output, report)
         shutil.copyfile(run.source, run.output / CONFIG)
         write_json(run.output / PREFLIGHT, report)

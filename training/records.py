@@ -238,6 +238,8 @@ class PreflightReport(BaseModel):
     chat: ChatFacts = ChatFacts()
     dtype: Dtype = "bfloat16"
     """Data type of the arithmetic; a resumed run keeps it."""
+    loop: int = 1
+    """Version of the training loop (`training.speed.LOOP`); a resumed run keeps it. Files of an older version have no such key."""
     lengths: dict[str, LengthStats]
     """By split."""
     memory: MemoryFacts

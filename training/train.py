@@ -27,9 +27,10 @@ from training.errors import TrainingError
 from training.libraries import check_arguments
 from training.license import write_notice
 from training.methods import MethodName
-from training.model import cast_adapters, check_base, load_base, load_tokenizer, recorded_dtype
+from training.model import cast_adapters, check_base, compute_dtype, load_base, load_tokenizer, recorded_dtype
 from training.records import SCHEMA, EvalFacts, MethodFields, ParameterCounts, PreflightReport, RowCounts, RunRecord
 from training.run_folder import CHECKPOINTS, describe_environment, find_finished, relative, require_preflight, write_run
+from training.speed import LOOP, length_sampler, row_lengths, score_answers_only
 from training.tracking import Tracking, describe_tracking, logger_callbacks
 
 
@@ -150,9 +151,8 @@ def build_trainer(run: RunFile, *, report: PreflightReport, say: Say) -> tuple[A
     tokenizer, loaded = load_tokenizer(run.base_model, run.chat_template_kwargs), load_splits(snapshot)
     rows = Splits(*(kept_rows(loaded[split], report.lengths[split], system=run.system, seed=run.seed) for split in Splits._fields))
     dtype = recorded_dtype(report, say=say)
-    trainer = make_trainer(
-        run, tokenizer, rows, dtype=dtype, tracking=describe_tracking(run, report), weights=report.snapshot.class_weights, say=say
-    )
+    weights, tracking = report.snapshot.class_weights, describe_tracking(run, report)
+    trainer = make_trainer(run, tokenizer, rows, dtype=dtype, loop=report.loop, tracking=tracking, weights=weights, say=say)
     say(f"Training {count_parameters(trainer.model).describe()}")
     return trainer, tokenizer
 
@@ -163,6 +163,7 @@ def make_trainer(
     rows: Splits,
     *,
     dtype: str | None = None,
+    loop: int = LOOP,
     tracking: Tracking | None = None,
     weights: Mapping[str, float] = MappingProxyType({}),
     say: Say = print,
@@ -174,6 +175,7 @@ def make_trainer(
         tokenizer: the base model's.
         rows: rows to train on and to validate on.
         dtype: data type of the arithmetic; by default this machine's.
+        loop: version of the training loop.
         tracking: description of the run for its logger; None logs nothing there.
         weights: weight of each class in the training loss.
         say: prints progress.
@@ -184,11 +186,13 @@ def make_trainer(
     if run.threads:
         torch.set_num_threads(run.threads)
     set_seed(run.seed)  # before the model is loaded: a new adapter's weights are random
-    method = run.method
+    score_answers_only()
+    method, dtype = run.method, dtype or compute_dtype()
     base = load_base(run.base_model, run.quantization, packing=run.packing, dtype=dtype)
-    trainer = _with_adapter_dtype(method.trainer_class)(
+    shared = training_arguments(run, dtype=dtype, loop=loop, tracking=tracking)
+    trainer = _with_own_steps(method.trainer_class)(
         **method.module.trainer_arguments(run, base, tokenizer, rows.train),
-        args=method.config_class(**{**training_arguments(run, tracking=tracking), **method.module.config_arguments(run), **passed_on(run)}),
+        args=method.config_class(**{**shared, **method.module.config_arguments(run), **passed_on(run)}),
         train_dataset=to_dataset(rows.train, method, weights=weights, seed=run.seed),
         eval_dataset=to_dataset(rows.validation, method, seed=run.seed),
         processing_class=tokenizer,
@@ -200,14 +204,26 @@ def make_trainer(
     return trainer
 
 
-def _with_adapter_dtype(trainer: type) -> type:
-    """Return the trainer class with checkpoints read back into the data type of the training.
+def _with_own_steps(trainer: type) -> type:
+    """Return the trainer class with two changes without which a resumed run would drift from an undisturbed one, without an error.
 
-    PEFT loads an adapter as float32 whatever it was trained in, so a resumed run would drift from an undisturbed one without an error.
+    Checkpoints are read back into the data type of the training; PEFT loads an adapter as float32 whatever it was trained in. Rows are
+    grouped by length in an order that depends on seed and epoch alone.
     """
 
-    class AdapterDtypeTrainer(trainer):  # type: ignore[misc]
+    class OwnTrainer(trainer):  # type: ignore[misc]
         adapter_dtype = "float32"
+
+        def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+            rows = self.train_dataset if train_dataset is None else train_dataset
+            if self.args.train_sampling_strategy != "group_by_length" or (lengths := row_lengths(rows)) is None:
+                return super()._get_train_sampler(train_dataset)
+            batch = self.args.train_batch_size * self.args.world_size
+            return length_sampler(lengths, batch=batch, seed=self.args.data_seed)
+
+        def _get_eval_sampler(self, eval_dataset: Any) -> Any:
+            # In order: transformers would group these rows too, in an order drawn from the global generator.
+            return None if self.args.train_sampling_strategy == "group_by_length" else super()._get_eval_sampler(eval_dataset)
 
         def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
@@ -217,11 +233,18 @@ def _with_adapter_dtype(trainer: type) -> type:
             super()._load_best_model()
             cast_adapters(self.model, self.adapter_dtype)
 
-    return AdapterDtypeTrainer
+    return OwnTrainer
 
 
-def training_arguments(run: RunFile, *, tracking: Tracking | None = None) -> dict[str, Any]:
-    """Return the arguments that the TRL configurations of all methods share."""
+def training_arguments(run: RunFile, *, dtype: str, loop: int = LOOP, tracking: Tracking | None = None) -> dict[str, Any]:
+    """Return the arguments that the TRL configurations of all methods share.
+
+    Args:
+        run: the run file.
+        dtype: data type of the arithmetic.
+        loop: version of the training loop.
+        tracking: description of the run for its logger.
+    """
     import torch
 
     on_gpu, settings = torch.cuda.is_available(), run.settings
@@ -239,7 +262,7 @@ def training_arguments(run: RunFile, *, tracking: Tracking | None = None) -> dic
         "lr_scheduler_type": settings.lr_scheduler_type,
         "weight_decay": settings.weight_decay,
         "optim": "paged_adamw_8bit" if on_gpu else "adamw_torch",
-        "bf16": on_gpu,
+        "bf16": on_gpu or uses_autocast(run, dtype=dtype, loop=loop),
         "use_cpu": not on_gpu,
         "activation_checkpointing": checkpointing,
         "eval_strategy": "steps",
@@ -258,7 +281,24 @@ def training_arguments(run: RunFile, *, tracking: Tracking | None = None) -> dic
         **({"run_name": tracking.name, "project": tracking.project, "trackio_static_space_id": False} if tracking else {}),
         "seed": run.seed,
         "data_seed": run.seed,
+        **({"train_sampling_strategy": strategy} if (strategy := sampling_strategy(run, loop=loop)) else {}),
     }
+
+
+def uses_autocast(run: RunFile, *, dtype: str, loop: int) -> bool:
+    """Return whether a step on a CPU is computed under bfloat16 autocast: float32 adapters and norms, bfloat16 products.
+
+    It takes 12 % less time. DPO and KTO compare policy and reference, whose difference is smaller than bfloat16 rounds.
+    """
+    return loop > 1 and run.kind == "sft" and dtype == "bfloat16"
+
+
+def sampling_strategy(run: RunFile, *, loop: int) -> str | None:
+    """Return the order of the rows, by default grouped by length; None where TRL's own order is kept (KTO, packing, older runs)."""
+    if run.packing or not hasattr(run.settings, "train_sampling_strategy"):
+        return None
+    given: str | None = run.settings.train_sampling_strategy
+    return given or ("group_by_length" if loop > 1 else None)
 
 
 def passed_on(run: RunFile) -> dict[str, Any]:
@@ -298,7 +338,8 @@ def describe_run(run: RunFile, state: Any, *, report: PreflightReport, adapter_d
     losses = [float(entry["loss"]) for entry in state.log_history if "loss" in entry]
     evaluations = [(entry["eval_loss"], entry["step"]) for entry in state.log_history if "eval_loss" in entry]
     best_loss, best_step = min(evaluations, default=(None, None))
-    checked = report.eval
+    checked, strategy = report.eval, sampling_strategy(run, loop=report.loop)
+    autocast = uses_autocast(run, dtype=report.dtype, loop=report.loop)
     return RunRecord(
         schema=SCHEMA,
         kind=run.kind,
@@ -314,7 +355,7 @@ def describe_run(run: RunFile, state: Any, *, report: PreflightReport, adapter_d
         snapshot=report.snapshot,
         base=report.base,
         use=run.use,
-        settings=describe_settings(run),
+        settings=describe_settings(run) | {"train_sampling_strategy": strategy or "random", "autocast": autocast},
         eval=EvalFacts(file=checked.file, sha256=checked.sha256, name=checked.name, weights=checked.weights),
         conditions=report.conditions,
         chat=report.chat,

@@ -137,6 +137,7 @@ def test_mistake_in_an_old_file_is_named_in_its_own_words(tmp_path: Path, line: 
 def test_run_begun_under_an_old_file_resumes_under_the_rewritten_one(untrained: Path) -> None:
     from training.preflight import preflight
     from training.run_folder import find_finished
+    from training.speed import LOOP
     from training.train import build_trainer, train_run
 
     settings = run_settings(schema=1, lora={"r": 4, "alpha": 8, "dropout": 0.0})
@@ -147,6 +148,10 @@ def test_run_begun_under_an_old_file_resumes_under_the_rewritten_one(untrained: 
     said: list[str] = []
     report = preflight(load_run_file(file), say=said.append)
     assert any("has the names of schema 1" in line for line in said)
+    assert report.loop == LOOP
+    # As an older version left it: without the version of the training loop.
+    report = report.model_copy(update={"loop": 1})
+    (untrained / "runs/sft/preflight.json").write_text(report.model_dump_json(by_alias=True, exclude={"loop"}))
     trainer, _ = build_trainer(load_run_file(file), report=report, say=said.append)
     trainer.train()  # as if killed before run.json: its checkpoints are complete
     file.write_text(rewrite(file))
@@ -162,6 +167,7 @@ def test_run_begun_under_an_old_file_resumes_under_the_rewritten_one(untrained: 
     )
     run = load_run_file(file)
     done = train_run(run, say=said.append)
+    assert done.settings["train_sampling_strategy"] == "random" and done.settings["autocast"] is False
     assert done.resumed_from == 6 and done.config_digest == report.config_digest
     assert find_finished(run) == done
     # The copy in the run folder keeps the names of schema 1.

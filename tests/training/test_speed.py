@@ -1,0 +1,108 @@
+"""The savings of a training step: same losses and gradients, and a resumed run ends at the same adapter."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.training_samples import TRAINER, load_run, run_settings
+from training.speed import group_rows
+
+
+def test_batches_hold_rows_of_similar_length_in_an_order_that_seed_and_epoch_fix() -> None:
+    lengths = [(7 * n) % 101 for n in range(203)]
+    order = group_rows(lengths, batch=4, seed=1)
+    assert sorted(order) == list(range(203)) and order == group_rows(lengths, batch=4, seed=1) != group_rows(lengths, batch=4, seed=2)
+    batches = [[lengths[row] for row in order[i : i + 4]] for i in range(0, 203, 4)]
+    padding = sum(max(batch) * len(batch) - sum(batch) for batch in batches)
+    assert len(batches[-1]) == 3 and padding < 0.1 * sum(lengths)
+    longest = [max(batch) for batch in batches]
+    assert longest != sorted(longest) and longest != sorted(longest, reverse=True)
+    assert group_rows([], batch=4, seed=1) == [] and group_rows([5, 5], batch=4, seed=1) in ([0, 1], [1, 0])
+
+
+def step(trainer: Any, rows: list[Any]) -> tuple[float, dict[str, Any]]:
+    """The loss of a batch and its gradients."""
+    trainer.model.zero_grad()
+    trainer.model.train()
+    batch = trainer.data_collator(rows)
+    loss = trainer.compute_loss(trainer.model, batch)
+    loss.backward()
+    return float(loss.detach()), {n: p.grad.clone() for n, p in trainer.model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.model
+@pytest.mark.parametrize("kind", ["sft", "dpo"])
+def test_scores_of_the_answers_alone_give_the_same_loss_and_gradients(trained: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+    from trl.trainer import utils
+
+    from training.preflight import preflight
+    from training.train import build_trainer
+
+    lora = {"lora": {"r": 4, "lora_dropout": 0.0}} if kind == "sft" else {}
+    run = load_run(trained, f"compact-{kind}.yaml", run_settings(kind, output=f"compact-{kind}", **lora))
+    trainer, _ = build_trainer(run, report=preflight(run), say=lambda text: None)
+    rows = [trainer.train_dataset[n] for n in range(4)]
+    scored: list[int] = []
+    apply = utils._ChunkedLogProbFunction.apply
+
+    class Counted:
+        @staticmethod
+        def apply(hidden: Any, *rest: Any) -> Any:
+            scored.append(len(hidden))
+            return apply(hidden, *rest)
+
+    monkeypatch.setattr(utils, "_ChunkedLogProbFunction", Counted)
+    loss, gradients = step(trainer, rows)
+    counted = sum(scored)
+    monkeypatch.setattr(utils, "_use_triton", lambda device: False)
+    scored.clear()
+    plain, expected = step(trainer, rows)
+    assert counted < 0.8 * sum(scored), "fails if TRL no longer asks `_use_triton` in trl.trainer.utils"
+    assert loss == pytest.approx(plain, rel=1e-6) and gradients.keys() == expected.keys() and gradients
+    for name, value in expected.items():
+        assert torch.allclose(gradients[name], value, rtol=1e-3, atol=1e-6), name
+
+
+@pytest.mark.model
+@pytest.mark.parametrize(("kind", "stops"), [("sft", (2, 6)), ("dpo", (2,))])
+def test_run_of_grouped_rows_resumes_to_the_same_adapter_within_and_between_epochs(trained: Path, kind: str, stops: tuple[int]) -> None:
+    from transformers import TrainerCallback
+
+    from training.adapter import live_digest
+    from training.checkpoints import find_checkpoint, prepare_resume
+    from training.preflight import preflight
+    from training.train import build_trainer
+
+    class Stop(TrainerCallback):
+        def __init__(self, step: int) -> None:
+            self.step = step
+
+        def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            control.should_training_stop = state.global_step == self.step
+
+    def train(name: str, *, stop: int = 0) -> tuple[Any, list[float]]:
+        run = load_run(trained, f"{name}.yaml", run_settings(kind, output=name, trainer=settings, stopping={"every_steps": 2, "patience": 9}))
+        report = preflight(run)
+        checkpoint = prepare_resume(run.output, report)
+        trainer, _ = build_trainer(run, report=report, say=lambda text: None)
+        trainer.args.load_best_model_at_end = False
+        trainer.add_callback(Stop(stop))
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        if stop:
+            assert find_checkpoint(run.output) == run.output / "checkpoints" / f"checkpoint-{stop}"
+        return trainer, [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+
+    # 24 rows: three micro-batches of 8 an epoch, so a checkpoint at step 2 is inside an epoch and one at step 6 between two.
+    settings = TRAINER | {"per_device_train_batch_size": 8, "num_train_epochs": 3}
+    whole, losses = train(f"whole-{kind}")
+    order = list(whole._get_train_sampler())
+    assert len(losses) == 9 and sorted(order) == list(range(24))
+    for at in stops:
+        name = f"half-{kind}-{at}"
+        train(name, stop=at)
+        resumed, again = train(name)
+        assert again == losses and live_digest(resumed.model, "default") == live_digest(whole.model, "default")
