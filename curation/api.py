@@ -12,12 +12,14 @@ from curation.stages.describe import compare, describe
 from curation.stages.disputes import disputes
 from curation.stages.diversity import diversity
 from curation.stages.estimate import estimate
+from curation.stages.fetch import fetch
 from curation.stages.generate import generate
 from curation.stages.import_rows import Provenance, import_rows
 from curation.stages.inspect import status, trace
 from curation.stages.map_rows import map_rows
 from curation.stages.override import erase, override, override_many, relabel, undo
 from curation.stages.plan import plan
+from curation.stages.publish import publish
 from curation.stages.pull import pull
 from curation.stages.push import push
 from curation.stages.release import diff, export, revoke, sign, verify
@@ -48,6 +50,7 @@ __all__ = [
     "erase",
     "estimate",
     "export",
+    "fetch",
     "generate",
     "import_rows",
     "map_rows",
@@ -55,6 +58,7 @@ __all__ = [
     "override",
     "override_many",
     "plan",
+    "publish",
     "pull",
     "push",
     "refill",

@@ -280,6 +280,22 @@ def _signing_key(key: Path | None) -> Path:
     return key or own_key()[0]
 
 
+@app.command()
+def publish(
+    target: RunArg,
+    place: Annotated[str, typer.Argument(metavar="TARGET", help="hf://ORG/NAME, or a folder: s3://BUCKET/adapters, gs://, az://, a path.")],
+    public: Annotated[bool, typer.Option("--public", help="The repository on the Hub may be public.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List files and license conditions; send nothing.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Publish a signed adapter. Example: train publish runs/sft hf://org/coder"""
+    from training.publish import publish_run, published_text
+    from training.run_folder import open_run
+
+    result = publish_run(open_run(target), place, public=public, dry_run=dry_run, say=lambda text: echo(text, err=True))
+    _print(result, as_json, published_text(result))
+
+
 def _run_quietly(work: Callable[[Callable[[str], None]], Result], *, log: Path | None, after: str = "Nothing was changed.") -> Result:
     """Run with the output of the libraries in a log file and ours on stderr.
 

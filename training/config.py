@@ -17,6 +17,7 @@ from curation.config.yaml import describe_error, read_yaml
 from curation.errors import ProjectError, command
 from curation.patterns import compile_pattern
 from curation.records import canonical_json
+from curation.snapshot.transport import is_url
 from training.errors import RunFileError
 from training.libraries import LORA_CONFIG, check_arguments
 from training.methods import METHODS, OPEN, DpoSettings, KtoSettings, Method, MethodName, SftSettings, TrainerSettings
@@ -172,7 +173,9 @@ class RunFile(BaseModel):
     kind: MethodName
     """Training method."""
     snapshot: str
-    """Folder of a signed snapshot, or PATH/NAME@latest for the newest version of that name."""
+    """Folder or URL (hf://datasets/ORG/NAME, s3://BUCKET/FOLDER/NAME-v1-DIGEST8) of a signed snapshot, or PATH/NAME@latest for the newest
+    version of that name.
+    """
     base_model: Path
     """A local checkpoint folder; `train prepare-model` makes the demo's."""
     sft_adapter: Path | None = None
@@ -379,9 +382,12 @@ def _make_absolute(run: RunFile, folder: Path) -> RunFile:
     def at(value: Path | str | None) -> Path | None:
         return None if value is None else (folder / Path(value).expanduser()).absolute()
 
+    def snapshot_at(name: str) -> str:
+        return name if is_url(name) else str(at(name))
+
     evaluation: dict[str, Any] = {"file": at(run.eval.file), "table": at(run.eval.table)}
     if run.eval.preference_snapshot is not None:
-        evaluation["preference_snapshot"] = str(at(run.eval.preference_snapshot))
+        evaluation["preference_snapshot"] = snapshot_at(run.eval.preference_snapshot)
     changes: dict[str, Any] = {key: at(getattr(run, key)) for key in ("base_model", "sft_adapter", "output")}
-    changes |= {"snapshot": str(at(run.snapshot)), "trusted_keys": tuple(at(key) for key in run.trusted_keys)}
+    changes |= {"snapshot": snapshot_at(run.snapshot), "trusted_keys": tuple(at(key) for key in run.trusted_keys)}
     return run.model_copy(update={**changes, "eval": run.eval.model_copy(update=evaluation)})

@@ -7,6 +7,7 @@ its verified manifest, never from another run's run.json.
 from __future__ import annotations
 
 import hashlib
+import os
 import random
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -44,8 +45,21 @@ REVIEW_LEVELS = ("none", "sample", "all")
 """Levels of human review, the least first."""
 
 
-def resolve_snapshot(name: str) -> Path:
-    """Return the snapshot folder of a path, or of PATH/NAME@latest: the highest version of NAME in PATH."""
+def resolve_snapshot(name: str, trusted_keys: Sequence[Path] = ()) -> Path:
+    """Return the snapshot folder of a path, or of PATH/NAME@latest: the highest version of NAME in PATH.
+
+    A published snapshot is fetched into the cache folder, by its digest, and checked as one on this machine.
+
+    Args:
+        name: path or URL in the run file.
+        trusted_keys: public keys of the run file.
+    """
+    from curation.snapshot.transport import fetch_snapshot, is_url
+
+    if is_url(name):
+        from curation.snapshot.keys import find_trusted_keys
+
+        return fetch_snapshot(name, cache_folder() / "snapshots", trusted_keys=[*trusted_keys, *find_trusted_keys()], by_digest=True)
     if not name.endswith(LATEST):
         return Path(name)
     stem = Path(name.removesuffix(LATEST))
@@ -59,6 +73,15 @@ def resolve_snapshot(name: str) -> Path:
     if len(newest) > 1:
         raise TrainingError(name, f"version {max(found)[0]} exists twice: {', '.join(sorted(p.name for p in newest))}", "name one of them")
     return newest[0]
+
+
+def cache_folder() -> Path:
+    """Return the folder of what can be fetched again: $SEEDCORN_CACHE_DIR, or the platform's cache folder."""
+    if named := os.environ.get("SEEDCORN_CACHE_DIR"):
+        return Path(named)
+    import platformdirs
+
+    return platformdirs.user_cache_path("seedcorn")
 
 
 def open_snapshot(run: RunFile, path: Path, *, kind: Kind) -> Snapshot:

@@ -178,7 +178,7 @@ def evaluation_key(run: RunFile, report: PreflightReport, *, sha256: str) -> str
         "fields": [settings.question, settings.answer, settings.pattern],
         "max_new_tokens": settings.max_new_tokens,
         "table": file_sha256(settings.table) if settings.table else "",
-        "preference": resolve_snapshot(settings.preference_snapshot).name if settings.preference_snapshot else "",
+        "preference": resolve_snapshot(settings.preference_snapshot, run.trusted_keys).name if settings.preference_snapshot else "",
         "base": report.base.digest,
         "system": run.system,
         # Only where it is set, so that earlier results keep their key.
@@ -282,7 +282,7 @@ def load_pairs(run: RunFile) -> list[Row]:
     """Return the test split of the preference snapshot in the run file, or no rows."""
     if run.eval.preference_snapshot is None:
         return []
-    snapshot = open_snapshot(run, resolve_snapshot(run.eval.preference_snapshot), kind="preference")
+    snapshot = open_snapshot(run, resolve_snapshot(run.eval.preference_snapshot, run.trusted_keys), kind="preference")
     return read_rows(snapshot, "test", system=run.system)
 
 

@@ -93,7 +93,7 @@ def preflight(run: RunFile, *, measure: bool = False, say: Say = print) -> Prefl
     base = find_base_record(run.base_model, declared=run.base_licence)
     # Three times, as facts arrive: a forbidden use is reported before minutes are spent on hashing and rendering.
     check_licences(run, base, None)
-    snapshot = open_snapshot(run, resolve_snapshot(run.snapshot), kind=run.method.rows)
+    snapshot = open_snapshot(run, resolve_snapshot(run.snapshot, run.trusted_keys), kind=run.method.rows)
     check_licences(run, base, snapshot)
     refuse_missing_logger(run)
     evaluation = describe_eval(run, snapshot)
@@ -144,7 +144,7 @@ def preflight(run: RunFile, *, measure: bool = False, say: Say = print) -> Prefl
 
 def refuse_newer_snapshot(run: RunFile, done: RunRecord) -> None:
     """Refuse a finished run whose snapshot name now resolves to other rows; a finished run is never trained again."""
-    now, then = resolve_snapshot(run.snapshot).name, Path(done.snapshot.path).name
+    now, then = resolve_snapshot(run.snapshot, run.trusted_keys).name, Path(done.snapshot.path).name
     if now != then:
         fact = f"holds a finished run on {then}; the run file now means {now}"
         raise TrainingError(str(run.output), fact, "name another output in the run file")
@@ -171,7 +171,7 @@ def describe_eval(run: RunFile, snapshot: Snapshot) -> EvalFacts:
     read_billable(run.eval.table)
     pairs = None
     if run.eval.preference_snapshot is not None:
-        tested = open_snapshot(run, resolve_snapshot(run.eval.preference_snapshot), kind="preference")
+        tested = open_snapshot(run, resolve_snapshot(run.eval.preference_snapshot, run.trusted_keys), kind="preference")
         pairs = PairFacts(digest=tested.manifest.digest.root, test_rows=len(read_rows(tested, "test")))
     return EvalFacts(
         file=run.eval.file.name,

@@ -67,7 +67,7 @@ def show_rows(run: RunFile, report: PreflightReport, *, colors: bool, rows: int 
         colors: whether the screen shows colors; otherwise trained text is between [[ and ]].
         rows: number of rows.
     """
-    snapshot = open_snapshot(run, resolve_snapshot(run.snapshot), kind=run.method.rows)
+    snapshot = open_snapshot(run, resolve_snapshot(run.snapshot, run.trusted_keys), kind=run.method.rows)
     gone = set(report.lengths["train"].left_out)
     kept = [row for row in read_rows(snapshot, "train", system=run.system) if str(row["id"]) not in gone]
     tokenizer, method = load_tokenizer(run.base_model, run.chat_template_kwargs), run.method

@@ -29,7 +29,7 @@ from training.license import write_notice
 from training.methods import MethodName
 from training.model import cast_adapters, check_base, compute_dtype, load_base, load_tokenizer, recorded_dtype
 from training.records import SCHEMA, EvalFacts, MethodFields, ParameterCounts, PreflightReport, RowCounts, RunRecord
-from training.run_folder import CHECKPOINTS, describe_environment, find_finished, relative, require_preflight, write_run
+from training.run_folder import CHECKPOINTS, RUN, describe_environment, find_finished, relative, require_preflight, write_run
 from training.speed import LOOP, length_sampler, row_lengths, score_answers_only
 from training.tracking import Tracking, describe_tracking, logger_callbacks
 
@@ -94,6 +94,7 @@ def train_run(run: RunFile, *, kind: MethodName | None = None, say: Say = print)
     if kind not in (None, run.kind):
         raise TrainingError(run.source.name, f"is of kind {run.kind}", command("train", run.kind, run.source))
     if done := find_finished(run, say=say):
+        register(run, say=say)
         return done
     report = require_preflight(run)
     with only_process(run.output):
@@ -118,9 +119,20 @@ def train_run(run: RunFile, *, kind: MethodName | None = None, say: Say = print)
             write_card(adapter, result, history=trainer.state.log_history)
             write_notice(adapter, result, base=run.base_model)
             result = write_run(run.output, result)
+            register(run, say=say)
         # Only after run.json: until then a kill resumes from them.
         shutil.rmtree(run.output / CHECKPOINTS, ignore_errors=True)
         return result
+
+
+def register(run: RunFile, *, say: Say) -> None:
+    """Add a finished run to the user's list of adapters, where `curate affected` finds it; a run that is in it stays there once."""
+    from curation.snapshot.registry import entry_of, register_adapter
+
+    try:
+        register_adapter(entry_of(run.output / RUN))
+    except OSError as error:  # the run is finished all the same
+        say(f"The run was not added to the list of adapters ({error.strerror}); `curate affected --runs` finds it by its folder.")
 
 
 def build_trainer(run: RunFile, *, report: PreflightReport, say: Say) -> tuple[Any, Any]:

@@ -10,11 +10,11 @@ import os
 
 from argilla_setup.command_line import echo
 
-from curation.cli import write, gates, look, people, snapshots, simulate  # isort: skip  (the order of the panels in --help)
+from curation.cli import write, gates, look, people, snapshots, sharing, simulate  # isort: skip  (the order of the panels in --help)
 from curation.cli.app import app
 from curation.errors import UserError, describe_os_error
 
-__all__ = ["app", "gates", "look", "main", "people", "quiet_libraries", "simulate", "snapshots", "write"]
+__all__ = ["app", "gates", "look", "main", "people", "quiet_libraries", "sharing", "simulate", "snapshots", "write"]
 
 
 def quiet_libraries() -> None:

@@ -2,8 +2,9 @@
 
 1. The manifest parses. 2. The folder holds exactly the files it names, each with the named sha256; no links, no extra files.
 3. The signature lists the same files, and its sha256 of manifest.json is that of the bytes that were parsed. 4. One of the trusted
-keys made it (checked by model-signing). 5. No revocation names the digest. 6. The bound of an acceptance certificate follows from its
-counts. 7. With `deep`, the rows give the digest and every row is a valid record; the rows of an unverified snapshot are never parsed.
+keys made it (checked by model-signing). 5. No revocation names the digest, and no withdrawal the digest or a row. 6. The bound of an
+acceptance certificate follows from its counts. 7. With `deep`, the rows give the digest and every row is a valid record; the rows of an
+unverified snapshot are never parsed.
 
 Every file is read once and hashed as it is read, so a file swapped between two reads is refused. Without any trusted key the best
 result is "intact, signer unknown".
@@ -16,6 +17,7 @@ import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -28,13 +30,15 @@ from curation.snapshot.manifest import MANIFEST, SIGNATURE, Manifest, Split, par
 from curation.snapshot.read import Problem, below, compare_hashes, find_deep_problems, find_problems, read_split, walk_files
 from curation.snapshot.revocation import find_revocation
 from curation.snapshot.sign import hashing_config, parse_signature, read_signature
+from curation.snapshot.withdrawal import FOLDER as WITHDRAWALS
+from curation.snapshot.withdrawal import find_withdrawal
 from curation.snapshot.write import file_sha256
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 
-Status = Literal["verified", "intact, signer unknown", "unsigned", "altered", "foreign key", "revoked", "no snapshot"]
+Status = Literal["verified", "intact, signer unknown", "unsigned", "altered", "foreign key", "revoked", "withdrawn", "no snapshot"]
 
 
 @dataclass(frozen=True)
@@ -166,15 +170,27 @@ def _verify_snapshot(path: Path, trusted_keys: Sequence[Path], deep: bool, revoc
     # Before the signer is judged: a revoked snapshot is reported as revoked to people who do not know its key, too.
     if fact := find_revocation(digest, trusted_keys=trusted_keys, folders=revocations, snapshot=path):
         return Verification("revoked", (Problem(".", fact),), digest=digest)
+    places = None if revocations is None else [folder.parent / WITHDRAWALS for folder in revocations]
+    withdrawal = partial(find_withdrawal, digest, trusted_keys=trusted_keys, folders=places, snapshot=path)
+    if fact := withdrawal():
+        return Verification("withdrawn", (Problem(".", fact),), digest=digest)
     if not result.is_verified:
         return replace(result, digest=digest)
     try:
         read_certificate(path, manifest)
     except SnapshotError as error:
         return Verification("altered", (Problem(CERTIFICATE, error.fact),), digest=digest)
+    # A project may have withdrawn the rows of a snapshot that it does not know. Only the rows of a verified snapshot are read.
+    if fact := withdrawal(read_ids=lambda: _ids_of(path, manifest)):
+        return Verification("withdrawn", (Problem(".", fact),), digest=digest)
     if deep and (problems := find_deep_problems(path, manifest)):
         return Verification("altered", tuple(problems), digest=digest)
     return replace(result, digest=digest, manifest=manifest, rows_checked=deep)
+
+
+def _ids_of(path: Path, manifest: Manifest) -> list[str]:
+    """Return the ids of a snapshot's rows."""
+    return [str(row) for split in manifest.splits for row in read_split(path, split, manifest=manifest).column("id").to_pylist()]
 
 
 def _verify_signature(path: Path, here: Mapping[str, str], trusted_keys: Sequence[Path]) -> Verification:

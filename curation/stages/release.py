@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,8 @@ from curation.snapshot.revocation import FOLDER as REVOCATIONS
 from curation.snapshot.revocation import revoke as revoke_snapshot
 from curation.snapshot.sign import sign_snapshot
 from curation.snapshot.verify import load_snapshot, verify_snapshot
-from curation.store import facts, records, runs
+from curation.stages.recording import record_in_project
+from curation.store import facts, records
 from curation.views.classes import meta_columns
 from curation.views.snapshot_diff import compare_snapshots
 from curation.workspace import StageResult, open_workspace
@@ -40,7 +40,7 @@ def sign(path: Path, *, key: Path | None = None) -> StageResult:
     manifest = read_manifest(path)
     rows = manifest.rows
     counts = {"path": str(path), "signer": describe_signer(public), "public_key": str(public)}
-    notes = _record_in_project(path, "sign", manifest.digest.root, rows, counts)
+    notes = record_in_project(path, "sign", manifest.digest.root, rows, counts)
     last = f"Others verify it with: {command('curate', 'verify', path, '--key', public)}"
     return StageResult("sign", rows, rows, counts, [*notes, last])
 
@@ -64,7 +64,7 @@ def revoke(path: Path, *, reason: str, key: Path | None = None) -> StageResult:
     places = (None, path.resolve().parent / REVOCATIONS)
     files = [revoke_snapshot(digest, private, reason=reason, at=at, folder=place) for place in places]
     counts = {"path": str(path), "digest": digest, "by": describe_signer(public), "files": [str(file) for file in files]}
-    notes = _record_in_project(path, "revoke", digest, 0, counts)
+    notes = record_in_project(path, "revoke", digest, 0, counts)
     last = f"Send {files[1].name} to everybody with a copy; it belongs in a folder `{REVOCATIONS}` next to theirs."
     return StageResult("revoke", 0, 0, counts, [*notes, last])
 
@@ -119,7 +119,7 @@ def verify(path: Path, *, keys: Sequence[Path] = (), deep: bool = False) -> Stag
     }  # fmt: skip
     if (manifest := result.manifest) is not None:
         rows = manifest.rows
-        notes = _record_in_project(path, "verify", manifest.digest.root, rows, counts)
+        notes = record_in_project(path, "verify", manifest.digest.root, rows, counts)
         return StageResult("verify", rows, rows, counts, [*_withdrawn_since(path, manifest), *notes])
     return StageResult("verify", 0, 0, counts, [*map(str, result.problems), f"Next: {_remedy(path, result.status)}"])
 
@@ -159,8 +159,14 @@ def export(
     table = found.table(split)  # type: ignore[arg-type]
     more = _metadata_of(path, table["id"].to_pylist(), columns) if columns else None
     written = write_rows(table, file, shape, system_instruction=None, columns=more)
-    detail = {"file": file.name, "format": shape, **({"columns": list(columns)} if columns else {})}
-    notes = _record_in_project(path, "export", found.manifest.digest.root, written, detail)
+    detail = {
+        "file": file.name,
+        "format": shape,
+        "split": split,
+        "to": str(file.resolve()),
+        **({"columns": list(columns)} if columns else {}),
+    }
+    notes = record_in_project(path, "export", found.manifest.digest.root, written, detail)
     counts = {"file": str(file), "format": shape, "split": split, "signer": found.signer, "trusted_by": _trusted_by(found.key, keys)}
     return StageResult("export", written, written, counts, notes)
 
@@ -195,6 +201,7 @@ def _remedy(path: Path, status: str) -> str:
         "intact, signer unknown": "curate trust KEY.pub, with the public key that the signer gave you",
         "foreign key": "curate trust KEY.pub, with the public key that the signer gave you, if you trust it",
         "revoked": "curate snapshot, for a new snapshot without the faulty rows",
+        "withdrawn": "curate snapshot, for a new snapshot without the withdrawn rows",
     }
     return known.get(status, "copy it again from its source, or write a new one with curate snapshot")
 
@@ -219,17 +226,3 @@ def _withdrawn_since(path: Path, manifest: Manifest) -> list[str]:
     words = ", ".join(f"{n:,} {name.replace('_', ' ')}" for name, n in changed.items())
     fact = f"The project no longer approves {changed.total():,} of its rows ({words})"
     return [f"{fact}. The snapshot and its certificate state what was known when they were written. Next: write a new snapshot."]
-
-
-def _record_in_project(path: Path, stage: str, digest: str, rows: int, detail: Mapping[str, Any]) -> list[str]:
-    """Record a run of the stage in the snapshot's project, if there is one; return a note if the project cannot be written."""
-    folder = path.resolve().parent.parent
-    if not (folder / "workbench.db").is_file():
-        return []
-    try:
-        with open_workspace(folder) as workspace, runs.record_run(workspace.db, stage, digest) as run:
-            run.rows_in = run.rows_out = rows
-            run.detail = json.loads(json.dumps(dict(detail), default=str))
-    except ProjectError as error:  # for example a read-only folder; the stage itself is done
-        return [f"The run was not recorded in the project: {error.what} {error.fact}."]
-    return []

@@ -84,6 +84,33 @@ def test_trace_believes_no_signature_it_has_not_checked(project: Path) -> None:
     assert not found.adapter_signed and found.signature.problems[0].startswith("README.md: has sha256")
 
 
+def test_a_signed_adapter_is_published_and_others_are_not(project: Path, tmp_path: Path) -> None:
+    from training.publish import publish_run
+    from training.release import sign_run
+
+    run, target = open_run(project / "runs" / "sft"), f"file://{tmp_path}/adapters"
+    with pytest.raises(TrainingError, match="its signature is not verified"):
+        publish_run(run, target)
+    sign_run(run, key=project / "keys" / "signing.pem")
+    assert publish_run(run, target, dry_run=True).sent == () and not (tmp_path / "adapters").exists()
+    done = publish_run(run, target)
+    arrived = Path(done.url.removeprefix("file://"))
+    assert {"adapter_model.safetensors", "README.md", "model.sig"} <= set(done.sent) == set(done.files)
+    assert all((arrived / name).read_bytes() == (run.output / "adapter" / name).read_bytes() for name in done.sent)
+    assert publish_run(run, target).sent == ()
+
+
+def test_finished_runs_are_found_with_every_snapshot_behind_them(project: Path) -> None:
+    from curation.snapshot.registry import find_adapters, register_adapter
+
+    found = {one.kind: one for one in find_adapters([project / "runs"]).entries}
+    assert [len(found[kind].snapshots) for kind in ("sft", "dpo")] == [1, 2]
+    assert register_adapter(found["sft"]) and not register_adapter(found["sft"])
+    (project / "runs" / "sft" / "run.json").write_text("{")
+    again = find_adapters([project / "runs"])
+    assert {one.kind for one in again.entries} >= {"sft", "dpo"} and "cannot be read" in again.problems[-1]
+
+
 def test_run_folder_without_its_snapshot_says_what_is_missing(project: Path) -> None:
     from training.release import trace_run
 

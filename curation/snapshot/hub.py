@@ -1,0 +1,212 @@
+"""Send a signed folder to a repository of the Hugging Face Hub in one commit, and check there what arrived.
+
+    README.md                               the card; its front matter names the files below and their features
+    data/SPLIT-00000-of-00001.parquet       the layout of `Dataset.push_to_hub`, which the viewer and `load_dataset` read
+    card.md manifest.json model.sig ...     every other signed file, byte for byte; card.md is the signed README.md
+    published.json                          which file is which, with size and sha256
+
+The hub stores a file above its size limit once per sha256, so an upload that stopped continues. A new version is a commit on top, and
+each version has the tag vN. Reading goes through fsspec (transport.py).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import yaml
+
+from curation.errors import SnapshotError
+from curation.snapshot.manifest import CARD
+from curation.snapshot.transport import LISTING, Listing, Part, Published, Say, explained
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+ADDRESS = re.compile(r"hf://(?P<kind>datasets/|models/)?(?P<repo>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)")
+SIGNED_CARD = "card.md"
+HOST_FILES = frozenset({".gitattributes", CARD})
+"""Files that a new repository may hold before anything is published."""
+
+
+class Repository(NamedTuple):
+    """A repository of the Hub."""
+
+    id: str
+    kind: str
+    """dataset or model."""
+
+
+def is_hub(target: str) -> bool:
+    """Return whether a target is on the Hugging Face Hub."""
+    return target.startswith("hf://")
+
+
+def parse_address(target: str, *, content: str) -> Repository:
+    """Return the repository that hf://datasets/ORG/NAME (of an adapter hf://ORG/NAME) names.
+
+    Raises:
+        SnapshotError: the address is not one, or is of the other kind of repository.
+    """
+    wanted = "hf://datasets/ORG/NAME" if content == "snapshot" else "hf://ORG/NAME"
+    found = ADDRESS.fullmatch(target.rstrip("/"))
+    if found is None or (found["kind"] == "datasets/") != (content == "snapshot"):
+        raise SnapshotError(
+            target, f"is not the address of a repository for {'a snapshot' if content == 'snapshot' else 'an adapter'}", f"use {wanted}"
+        )
+    return Repository(found["repo"], "dataset" if content == "snapshot" else "model")
+
+
+def lay_out(listing: Listing) -> Listing:
+    """Return the listing with the paths that the files have in a repository."""
+
+    def path(part: Part) -> str:
+        if part.file == CARD and listing.content == "snapshot":
+            return SIGNED_CARD
+        split = part.file.removesuffix(".parquet")
+        return f"data/{split}-00000-of-00001.parquet" if split != part.file else part.file
+
+    return listing.model_copy(update={"parts": tuple(part.model_copy(update={"at": path(part)}) for part in listing.parts)})
+
+
+def send_to_hub(path: Path, target: str, listing: Listing, *, public: bool = False, say: Say = lambda text: None) -> Published:
+    """Commit a folder to a repository, created private if there is none.
+
+    Args:
+        path: the local folder.
+        target: hf://datasets/ORG/NAME, or hf://ORG/NAME for an adapter.
+        listing: from `list_folder`.
+        public: the repository may be public.
+        say: prints progress.
+
+    Raises:
+        SnapshotError: no rights, a public repository without `public`, or one that holds other content.
+    """
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+
+    repo, api, laid_out = parse_address(target, content=listing.content), HfApi(), lay_out(listing)
+    with explained(target, "published", "run the same command again; files that arrived are not sent again"):
+        head = _open_repository(api, repo, target, public=public)
+        there = _files_of(api, repo, head)
+        before = _check_content(api, repo, target, listing, there, head)
+        bodies: dict[str, Path | bytes] = {part.at: path / part.file for part in laid_out.parts}
+        if listing.content == "snapshot":
+            bodies[CARD] = hub_card(path, laid_out)
+        missing = [at for at, body in bodies.items() if not _is_same(there.get(at), body)]
+        stale = [at for at in (part.at for part in before.parts) if at not in bodies and at in there] if before else []
+        commit = head
+        if missing or stale or before is None or before.parts != laid_out.parts:
+            say(f"Sending {len(missing)} files to {repo.id}")
+            adds = [CommitOperationAdd(at, bodies[at] if isinstance(bodies[at], bytes) else str(bodies[at])) for at in missing]
+            operations: list[Any] = [*adds, CommitOperationAdd(LISTING, laid_out.to_json()), *(CommitOperationDelete(at) for at in stale)]
+            # parent_commit: if somebody else committed meanwhile, the Hub refuses and nothing is overwritten.
+            done = api.create_commit(
+                repo.id, operations, commit_message=f"Publish {listing.folder}", repo_type=repo.kind, parent_commit=head
+            )  # fmt: skip
+            commit = done.oid
+            there = _files_of(api, repo, commit)
+        if odd := [at for at, body in bodies.items() if not _is_same(there.get(at), body)]:
+            raise SnapshotError(f"{target}: {odd[0]}", "arrived with other bytes than were sent", "run the same command again")
+        # A tag never moves: an adapter has no version, so its digest names it.
+        tag = f"v{listing.version}" if listing.content == "snapshot" else listing.digest[:8]
+        api.create_tag(repo.id, tag=tag, revision=commit, repo_type=repo.kind, exist_ok=True)
+    size = sum(len(body) if isinstance(body := bodies[at], bytes) else body.stat().st_size for at in missing)
+    return Published(f"{target.rstrip('/')}@{tag}", tuple(missing), size)
+
+
+def send_statements_to_hub(target: str, files: list[Path]) -> list[str]:
+    """Commit revocations and withdrawals to the repository of a snapshot and return the names of those that were not there."""
+    from huggingface_hub import CommitOperationAdd, HfApi
+
+    repo, api = parse_address(target.partition("@")[0], content="snapshot"), HfApi()
+    with explained(target, "sent", "run the same command again"):
+        there = _files_of(api, repo, None)
+        new = [file for file in files if not _is_same(there.get(f"{file.parent.name}/{file.name}"), file)]
+        if new:
+            operations = [CommitOperationAdd(f"{file.parent.name}/{file.name}", str(file)) for file in new]
+            api.create_commit(repo.id, operations, commit_message="Add statements on published rows", repo_type=repo.kind)
+    return [file.name for file in new]
+
+
+def hub_card(path: Path, listing: Listing) -> bytes:
+    """Return README.md for the Hub: the signed card with the paths, features and row counts of the files in its front matter."""
+    import pyarrow.parquet as pq
+    from datasets import Features
+
+    text = (path / CARD).read_text(encoding="utf-8")
+    front: dict[str, Any] = {}
+    body = text
+    if text.startswith("---\n") and (end := text.find("\n---\n", 4)) > 0:
+        front, body = yaml.safe_load(text[4:end]) or {}, text[end + 5 :]
+    splits: list[tuple[str, dict[str, Any]]] = []
+    features = Features()
+    for part in listing.parts:
+        if part.file.endswith(".parquet"):
+            file = pq.ParquetFile(path / part.file)
+            features = Features.from_arrow_schema(file.schema_arrow)
+            kept = {"name": part.file.removesuffix(".parquet"), "num_bytes": part.size, "num_examples": file.metadata.num_rows}
+            splits.append((part.at, kept))
+    size = sum(kept["num_bytes"] for _, kept in splits)
+    front["dataset_info"] = {
+        "features": features._to_yaml_list(), "splits": [kept for _, kept in splits], "download_size": size, "dataset_size": size,
+    }  # fmt: skip
+    paths = [{"split": kept["name"], "path": re.sub(r"-00000-of-00001", "-*", at)} for at, kept in splits]
+    front["configs"] = [{"config_name": "default", "data_files": paths}]
+    note = f"> The files of this repository are signed. `curate fetch` checks them; `{SIGNED_CARD}` is this page as it was signed.\n\n"
+    return f"---\n{yaml.safe_dump(front, sort_keys=False, allow_unicode=True, width=1_000)}---\n\n{note}{body.lstrip()}".encode()
+
+
+def _open_repository(api: HfApi, repo: Repository, target: str, *, public: bool) -> str:
+    """Return the head commit of the repository, created if there is none."""
+    from huggingface_hub.errors import RepositoryNotFoundError
+
+    try:
+        info: Any = api.repo_info(repo.id, repo_type=repo.kind)
+    except RepositoryNotFoundError:
+        api.create_repo(repo.id, repo_type=repo.kind, private=not public, exist_ok=True)
+        info = api.repo_info(repo.id, repo_type=repo.kind)
+    if not info.private and not public:
+        raise SnapshotError(target, "is public, so everybody could read the rows", "make the repository private, or repeat with --public")
+    return str(info.sha)
+
+
+def _check_content(api: HfApi, repo: Repository, target: str, listing: Listing, there: dict[str, Any], head: str) -> Listing | None:
+    """Return what is published in the repository; refuse a repository that holds anything else than versions of this snapshot."""
+    if LISTING not in there:
+        if other := sorted(set(there) - HOST_FILES):
+            fact = f"holds other content ({', '.join(other[:3])}{', ...' if len(other) > 3 else ''})"
+            raise SnapshotError(target, fact, "name an empty or a new repository")
+        return None
+    body = Path(api.hf_hub_download(repo.id, LISTING, repo_type=repo.kind, revision=head)).read_bytes()
+    try:
+        before = Listing.model_validate_json(body)
+    except ValueError as error:
+        raise SnapshotError(f"{target}: {LISTING}", "is damaged", "delete it in the repository and publish again") from error
+    if (before.content, before.name) != (listing.content, listing.name):
+        fact = f"holds other content ({before.content} {before.name})"
+        raise SnapshotError(target, fact, "name another repository")
+    if before.version > listing.version:
+        fact = f"holds v{before.version} already, and v{listing.version} is older"
+        raise SnapshotError(target, fact, f"fetch the older version by its tag: {target}@v{listing.version}, if it was published")
+    return before
+
+
+def _files_of(api: HfApi, repo: Repository, revision: str | None) -> dict[str, Any]:
+    """Return the files of a repository by path."""
+    from huggingface_hub.hf_api import RepoFile
+
+    tree = api.list_repo_tree(repo.id, recursive=True, repo_type=repo.kind, revision=revision)
+    return {entry.path: entry for entry in tree if isinstance(entry, RepoFile)}
+
+
+def _is_same(there: Any, body: Path | bytes) -> bool:
+    """Return whether a file of the repository has these bytes: by the sha256 of a large file, by the git hash of a small one."""
+    size = len(body) if isinstance(body, bytes) else body.stat().st_size
+    if there is None or there.size != size:
+        return False
+    content = body if isinstance(body, bytes) else body.read_bytes()
+    if there.lfs is not None:
+        return bool(there.lfs.sha256 == hashlib.sha256(content).hexdigest())
+    return bool(there.blob_id == hashlib.sha1(b"blob %d\0" % size + content, usedforsecurity=False).hexdigest())

@@ -1,0 +1,439 @@
+"""Send a signed folder to an object store, a folder or the Hugging Face Hub, and fetch it back with every digest checked.
+
+    TARGET/NAME-vN-DIGEST8/      every file of the folder, then published.json: the list of the files with size and sha256
+    TARGET/revocations/ withdrawals/   statements on the snapshots in TARGET, fetched along with them
+
+published.json is written last, after every file was read back from the target, and readers accept only folders that have it. A repeated
+command sends only files whose bytes at the target differ. On the Hub (hub.py) one commit takes the place of that order.
+Targets are fsspec URLs, so a new kind of store needs its package and no code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from curation.errors import SnapshotError, UserError, command
+from curation.snapshot.manifest import plain_name
+from curation.snapshot.read import walk_files
+from curation.snapshot.revocation import FOLDER as REVOCATIONS
+from curation.snapshot.revocation import read_revocation
+from curation.snapshot.verify import verify_snapshot
+from curation.snapshot.withdrawal import FOLDER as WITHDRAWALS
+from curation.snapshot.withdrawal import read_withdrawal
+from curation.snapshot.write import file_sha256, sync_folder
+
+LISTING = "published.json"
+LATEST = "@latest"
+CHUNK = 8 * 1024**2
+MOST_STATEMENT = 4 * 1024**2
+"""Bytes of a statement or a listing that are read: the place they come from is not trusted."""
+EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs", "az": "az", "abfs": "az", "abfss": "az"}
+"""Extra of this package that has the client of a kind of store."""
+Say = Callable[[str], None]
+
+
+class Part(BaseModel):
+    """One file of a published folder."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    file: str
+    at: str
+    """Path at the target, relative to the listing; on the Hub it differs from `file`."""
+    size: int = Field(ge=0)
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+    @field_validator("file")
+    @classmethod
+    def _is_plain(cls, name: str) -> str:
+        return plain_name(name)
+
+    @field_validator("at")
+    @classmethod
+    def _stays_inside(cls, path: str) -> str:
+        for name in path.split("/"):
+            plain_name(name)
+        return path
+
+
+class Listing(BaseModel):
+    """Content of published.json: what a complete folder at a target holds."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+    schema_version: Literal[1] = Field(default=1, alias="schema")
+    content: Literal["snapshot", "adapter"]
+    name: str
+    version: int = Field(default=1, ge=1)
+    folder: str
+    """Name of the folder, which it gets back when it is fetched."""
+    digest: str = Field(pattern=r"^[0-9a-f]{64}$")
+    """Content digest of a snapshot, digest of an adapter."""
+    parts: tuple[Part, ...]
+    published: AwareDatetime
+
+    @field_validator("name", "folder")
+    @classmethod
+    def _is_plain(cls, name: str) -> str:
+        return plain_name(name)
+
+    @property
+    def size(self) -> int:
+        """Return the bytes of all files."""
+        return sum(part.size for part in self.parts)
+
+    def to_json(self) -> bytes:
+        """Return the bytes of published.json."""
+        return self.model_dump_json(by_alias=True, indent=2).encode() + b"\n"
+
+
+@dataclass(frozen=True)
+class Published:
+    """Result of sending a folder."""
+
+    url: str
+    """Address to fetch it from."""
+    sent: tuple[str, ...]
+    """Files that were sent; the others were there already."""
+    size: int
+    """Bytes that were sent."""
+
+
+def is_url(name: str) -> bool:
+    """Return whether a name is a URL and not a path."""
+    return re.match(r"^[a-z][a-z0-9+.-]*://", name) is not None
+
+
+def list_folder(path: Path, *, content: Literal["snapshot", "adapter"], name: str, digest: str, version: int = 1, folder: str) -> Listing:
+    """Return the listing of a local folder; its files are hashed.
+
+    Args:
+        path: the folder.
+        content: what it holds.
+        name: of the snapshot or adapter.
+        digest: of the content.
+        version: of the snapshot.
+        folder: name that the folder gets when it is fetched.
+
+    Raises:
+        SnapshotError: the folder holds a link, a device or a name that other systems refuse.
+    """
+    parts = []
+    for file in walk_files(path):
+        if file.is_symlink() or not file.is_file() or file.parent != path:
+            raise SnapshotError(str(file), "is a link, or in a folder of its own; only plain files are published", "remove it")
+        parts.append((file.name, file.stat().st_size, file_sha256(file)))
+    try:
+        found = tuple(Part(file=file, at=file, size=size, sha256=sha256) for file, size, sha256 in parts)
+        now = datetime.now(UTC).replace(microsecond=0)
+        return Listing(content=content, name=name, version=version, folder=folder, digest=digest, parts=found, published=now)
+    except ValidationError as error:
+        raise SnapshotError(str(path), f"cannot be published ({error.errors()[0]['msg']})", "rename the file") from error
+
+
+def send_folder(path: Path, target: str, listing: Listing, *, say: Say = lambda text: None) -> Published:
+    """Send a folder to TARGET/FOLDER in a store that fsspec knows.
+
+    Args:
+        path: the local folder.
+        target: URL of a folder.
+        listing: from `list_folder`.
+        say: prints progress.
+
+    Raises:
+        SnapshotError: the target cannot be written, holds something else under this name, or gives other bytes back.
+    """
+    again = "run the same command again; files that arrived are not sent again"
+    with explained(target, "published", again):
+        fs, root = _open_store(target)
+        base = f"{root.rstrip('/')}/{listing.folder}"
+        before = _read_listing(fs, base, target)
+        if before is not None and before.digest != listing.digest:
+            fact = f"holds another {before.content} ({before.name} v{before.version}, digest {before.digest[:12]})"
+            raise SnapshotError(f"{target.rstrip('/')}/{listing.folder}", fact, "name another target")
+        missing = [part for part in listing.parts if not _holds(fs, f"{base}/{part.at}", part)]
+        if missing and before is not None:
+            fs.rm_file(f"{base}/{LISTING}")  # readers must not take a listing while its files change
+        _make_folder(fs, target, base)
+        for number, part in enumerate(missing, 1):
+            say(f"Sending {part.file} ({part.size:,} bytes, {number} of {len(missing)})")
+            fs.put_file(str(path / part.file), f"{base}/{part.at}")
+            if not _holds(fs, f"{base}/{part.at}", part):
+                raise SnapshotError(f"{target}: {part.file}", "arrived with other bytes than were sent", again)
+        if missing or before is None or before.parts != listing.parts:
+            fs.pipe_file(f"{base}/{LISTING}", listing.to_json())
+        return Published(f"{target.rstrip('/')}/{listing.folder}", tuple(part.file for part in missing), sum(part.size for part in missing))
+
+
+def send_statements(target: str, files: Sequence[Path]) -> list[str]:
+    """Send revocations and withdrawals to the folder of snapshots TARGET and return the names of those that were not there.
+
+    Args:
+        target: URL of the folder of snapshots.
+        files: the statements; the name of the local folder is kept.
+    """
+    sent = []
+    with explained(target, "sent", "run the same command again"):
+        fs, root = _open_store(target)
+        for file in files:
+            folder, body = f"{root.rstrip('/')}/{file.parent.name}", file.read_bytes()
+            if not fs.exists(f"{folder}/{file.name}") or fs.cat_file(f"{folder}/{file.name}") != body:
+                _make_folder(fs, target, folder)
+                fs.pipe_file(f"{folder}/{file.name}", body)
+                sent.append(file.name)
+    return sent
+
+
+def read_listing(source: str) -> tuple[str, Listing]:
+    """Return the address of a published folder and its listing.
+
+    Args:
+        source: URL of the folder, or URL/NAME@latest for the highest version of NAME.
+
+    Raises:
+        SnapshotError: there is no complete folder, or the listing cannot be read.
+    """
+    with explained(source, "fetched", "check the address and your access to it"):
+        if source.endswith(LATEST) and not source.startswith("hf://"):
+            source = _find_latest(source)
+        fs, root = _open_store(source.removesuffix(LATEST))
+        if (found := _read_listing(fs, root.rstrip("/"), source)) is None:
+            fact = f"holds no {LISTING}, so nothing complete is published there"
+            raise SnapshotError(source, fact, "name a folder that `curate publish` wrote, or publish it again")
+        return source.removesuffix(LATEST), found
+
+
+def fetch_folder(source: str, folder: Path, *, say: Say = lambda text: None) -> tuple[Path, Listing]:
+    """Fetch a published folder into a hidden folder next to its place; the caller verifies it and calls `install`.
+
+    Files that are there with the right digest are kept, so a stopped fetch is continued.
+
+    Args:
+        source: as in `read_listing`.
+        folder: local folder of snapshots or adapters.
+        say: prints progress.
+
+    Returns:
+        The hidden folder and the listing.
+    """
+    source, listing = read_listing(source)
+    aside = folder / f".{listing.folder}.partial"
+    aside.mkdir(parents=True, exist_ok=True)
+    wanted = {part.file for part in listing.parts}
+    for file in aside.iterdir():
+        if file.name not in wanted:
+            shutil.rmtree(file) if file.is_dir() and not file.is_symlink() else file.unlink()
+    with explained(source, "fetched", "run the same command again; files that arrived are kept"):
+        fs, root = _open_store(source)
+        _fetch_statements(fs, root.rstrip("/") if source.startswith("hf://") else root.rstrip("/").rpartition("/")[0], folder, listing)
+        for number, part in enumerate(listing.parts, 1):
+            if (aside / part.file).is_file() and file_sha256(aside / part.file) == part.sha256:
+                continue
+            say(f"Fetching {part.file} ({part.size:,} bytes, {number} of {len(listing.parts)})")
+            _fetch_part(fs, f"{root.rstrip('/')}/{part.at}", aside / part.file, part, source)
+    return aside, listing
+
+
+def install(aside: Path, target: Path) -> Path:
+    """Give a fetched and verified folder its name; another process that was quicker is accepted."""
+    try:
+        sync_folder(aside)
+        aside.rename(target)
+    except OSError:
+        if not target.is_dir():
+            raise
+        shutil.rmtree(aside, ignore_errors=True)
+    sync_folder(target.parent)
+    return target
+
+
+def fetch_snapshot(
+    source: str, folder: Path, *, trusted_keys: Sequence[Path], by_digest: bool = False, say: Say = lambda text: None
+) -> Path:
+    """Fetch a snapshot, check signature, digests and statements, and return its folder. One that is there already is checked only.
+
+    Args:
+        source: URL of the published folder, or URL/NAME@latest.
+        folder: local folder of snapshots.
+        trusted_keys: public keys whose signature is accepted.
+        by_digest: put the snapshot into a folder named by its digest, as the cache does.
+        say: prints progress.
+
+    Raises:
+        SnapshotError: nothing complete is published there, or the snapshot may not be used; nothing is kept under its name.
+    """
+    source, listing = read_listing(source)
+    if listing.content != "snapshot":
+        raise SnapshotError(source, f"holds an {listing.content}, not a snapshot", "name a published snapshot")
+    folder = folder / listing.digest if by_digest else folder
+    target = folder / listing.folder
+    is_new = not target.exists()
+    aside = fetch_folder(source, folder, say=say)[0] if is_new else target
+    checked = verify_snapshot(aside, trusted_keys=trusted_keys, deep=is_new)
+    manifest = checked.manifest
+    if manifest is None:
+        problem = "; ".join(str(one) for one in checked.problems)
+        if is_new and checked.status == "altered":
+            shutil.rmtree(aside)
+        step = (
+            "curate trust KEY.pub, with the public key that the signer gave you"
+            if checked.status in FOREIGN
+            else "ask whoever published it"
+        )
+        raise SnapshotError(source, f"was not accepted ({checked.status}): {problem}", step)
+    if (manifest.folder_name, manifest.digest.root) != (listing.folder, listing.digest):
+        raise SnapshotError(source, f"holds {manifest.folder_name}, and {LISTING} names {listing.folder}", "ask whoever published it")
+    return install(aside, target) if is_new else target
+
+
+FOREIGN = ("foreign key", "intact, signer unknown")
+"""Results of a check that a trusted key would change."""
+
+
+@contextmanager
+def explained(url: str, done: str, again: str) -> Iterator[None]:
+    """Turn the failures of a store into one sentence.
+
+    Args:
+        url: of the target or source.
+        done: what was not done, as a participle.
+        again: the next step.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except ImportError as error:
+        scheme = url.partition("://")[0]
+        package = f"'seedcorn[{EXTRAS[scheme]}]'" if scheme in EXTRAS else (error.name or "the package of this store")
+        raise SnapshotError(url, f"needs a package that is not installed ({error})", f"pip install {package}") from error
+    except PermissionError as error:
+        raise SnapshotError(
+            url, f"was not {done}: no permission ({_brief(error)})", "check the account and its rights, then " + again
+        ) from error
+    except FileNotFoundError as error:
+        raise SnapshotError(url, f"was not {done}: the place does not exist ({_brief(error)})", again) from error
+    except Exception as error:  # each store raises classes of its own: botocore, gcsfs, azure, aiohttp, requests, httpx
+        raise SnapshotError(url, f"was not {done} ({type(error).__name__}: {_brief(error)})", again) from error
+
+
+def _brief(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def _open_store(url: str) -> tuple[Any, str]:
+    """Return the file system of a URL and the path in it; listings of an earlier call are not reused."""
+    from fsspec.core import url_to_fs
+
+    try:
+        fs, root = url_to_fs(url)
+    except ValueError as error:
+        raise SnapshotError(
+            url, f"is not a place that can be used ({error})", "name a path, or a URL such as s3://BUCKET/FOLDER"
+        ) from error
+    fs.invalidate_cache()
+    return fs, root
+
+
+def _make_folder(fs: Any, url: str, path: str) -> None:
+    """Create a folder where files need one; in an object store that would create the bucket of a mistyped name."""
+    if url.partition("://")[0] not in EXTRAS:
+        fs.makedirs(path, exist_ok=True)
+
+
+def _read_listing(fs: Any, base: str, url: str) -> Listing | None:
+    """Return the listing of a folder at a target; None if it has none."""
+    path = f"{base}/{LISTING}"
+    if not fs.exists(path):
+        return None
+    with fs.open(path, "rb") as file:
+        body = file.read(MOST_STATEMENT)
+    try:
+        return Listing.model_validate_json(body)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "content"
+        raise SnapshotError(
+            f"{url}/{LISTING}", f"is damaged ({where}: {first['msg']})", f"delete {LISTING} there and publish again"
+        ) from error
+
+
+def _find_latest(source: str) -> str:
+    """Return the folder of the highest published version of PREFIX/NAME@latest."""
+    prefix, _, name = source.removesuffix(LATEST).rpartition("/")
+    fs, root = _open_store(prefix)
+    pattern = re.compile(re.escape(name) + r"-v(\d+)-[0-9a-f]{8}")
+    names = [str(path).rstrip("/").rpartition("/")[2] for path in fs.ls(root, detail=False)]
+    found = sorted((int(m[1]), one) for one in names if (m := pattern.fullmatch(one)) and fs.exists(f"{root.rstrip('/')}/{one}/{LISTING}"))
+    if not found:
+        raise SnapshotError(source, "no version of that name is published there", command("curate", "publish", "--help"))
+    if len(newest := [one for version, one in found if version == found[-1][0]]) > 1:
+        raise SnapshotError(source, f"version {found[-1][0]} is published twice: {', '.join(newest)}", "name one of them")
+    return f"{prefix}/{newest[0]}"
+
+
+def _holds(fs: Any, path: str, part: Part) -> bool:
+    """Return whether the target holds exactly these bytes; they are read back, because no checksum of a store is a sha256."""
+    try:
+        if fs.info(path)["size"] != part.size:
+            return False
+    except FileNotFoundError:
+        return False
+    return _digest_of(fs, path) == part.sha256
+
+
+def _digest_of(fs: Any, path: str) -> str:
+    digest = hashlib.sha256()
+    with fs.open(path, "rb", block_size=CHUNK) as file:
+        while chunk := file.read(CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _fetch_part(fs: Any, path: str, target: Path, part: Part, source: str) -> None:
+    """Fetch one file; it gets its name once its sha256 is that of the listing."""
+    aside, digest, size = target.with_name(f"{target.name}.part"), hashlib.sha256(), 0
+    try:
+        with fs.open(path, "rb", block_size=CHUNK) as remote, aside.open("wb") as file:
+            while size <= part.size and (chunk := remote.read(CHUNK)):  # a file that never ends is not read to its end
+                file.write(chunk)
+                digest.update(chunk)
+                size += len(chunk)
+            file.flush()
+            os.fsync(file.fileno())
+        if size < part.size:
+            raise SnapshotError(f"{source}: {part.at}", f"is truncated ({size:,} of {part.size:,} bytes)", "publish the snapshot again")
+        if digest.hexdigest() != part.sha256:
+            raise SnapshotError(
+                f"{source}: {part.at}", f"is not the file that {LISTING} names; its sha256 differs", "publish the snapshot again"
+            )
+        aside.chmod(0o444)
+        aside.replace(target)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def _fetch_statements(fs: Any, parent: str, folder: Path, listing: Listing) -> None:
+    """Bring the statements on a snapshot that lie next to it, so that the check that follows sees them."""
+    for name, read in ((REVOCATIONS, read_revocation), (WITHDRAWALS, read_withdrawal)):
+        if not fs.exists(f"{parent}/{name}"):
+            continue
+        for path in map(str, fs.ls(f"{parent}/{name}", detail=False)):
+            file = folder / name / path.rpartition("/")[2]
+            if file.suffix != ".json" or file.name.startswith(".") or file.exists() or fs.info(path)["size"] > MOST_STATEMENT:
+                continue
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(fs.cat_file(path))
+            if listing.digest not in read(file).digests:  # a statement that cannot be read may be about this snapshot, so it stops it
+                file.unlink()
