@@ -13,6 +13,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,21 @@ class MergeCheck(BaseModel):
         )
 
 
+@dataclass(frozen=True)
+class Kept:
+    """What a merge leaves for a later comparison with its adapter."""
+
+    check: MergeCheck
+    texts: list[list[int]]
+    """Rows of the snapshot as tokens."""
+    logits: list[Any]
+    """Logits of base model and adapter for each text."""
+    stops: list[int]
+    """Tokens that end an answer."""
+    context: int
+    """Largest number of tokens that the model reads."""
+
+
 class ReleaseRecord(BaseModel):
     """release.json of a merged model or an exported folder."""
 
@@ -123,7 +139,7 @@ def merge_run(run: RunFile, *, out: Path, key: Path | None = None, say: Say = pr
     """
     done, sources = open_release(run, out=out, times=1.1)
     with fill_folder(out) as aside:
-        check = write_merged(run, done, sources, aside, say=say)
+        check = write_merged(run, done, sources, aside, say=say).check
         _write_base_record(done, aside)
         write_release(run, done, sources, aside, form="merged", dtype=DTYPE, check=check)
         signature = sign_release(aside, key)
@@ -187,7 +203,7 @@ def fill_folder(out: Path) -> Iterator[Path]:
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def write_merged(run: RunFile, done: RunRecord, sources: Sequence[Source], target: Path, *, say: Say) -> MergeCheck:
+def write_merged(run: RunFile, done: RunRecord, sources: Sequence[Source], target: Path, *, say: Say) -> Kept:
     """Write the merged weights with their tokenizer, read them back, and compare them with the adapter.
 
     Args:
@@ -215,7 +231,8 @@ def write_merged(run: RunFile, done: RunRecord, sources: Sequence[Source], targe
         effect = [(read_logits(model, ids) - logits).abs().mean().item() for ids, logits in zip(texts, together, strict=True)]
     merged = model.merge_and_unload()
     merged.config.use_cache = True  # `load_base` turned it off
-    merged.generation_config.eos_token_id = sorted(end_tokens(merged, tokenizer))
+    stops, context = sorted(end_tokens(merged, tokenizer)), int(merged.config.get_text_config().max_position_embeddings)
+    merged.generation_config.eos_token_id = stops
     merged.save_pretrained(target)
     tokenizer.save_pretrained(target)
     del model, merged  # two models at a time would double the memory
@@ -230,7 +247,7 @@ def write_merged(run: RunFile, done: RunRecord, sources: Sequence[Source], targe
         raise TrainingError(str(run.output), fact, again)
     if check.lost > WORTH_A_LINE:
         say(f"Warning: the merge lost {check.lost:.0%} of the adapter's effect to rounding; evaluate the merged model before you use it")
-    return check
+    return Kept(check, texts, together, stops, context)
 
 
 def read_texts(run: RunFile, source: Source, tokenizer: Any) -> list[list[int]]:
