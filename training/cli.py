@@ -201,18 +201,41 @@ def evaluate(
     answer: Annotated[str | None, typer.Option(help="Field with the reference answer.")] = None,
     pattern: Annotated[str | None, typer.Option(help="Regular expression for the part of an answer that is compared.")] = None,
     weights: Annotated[Weights | None, typer.Option(help="The base model's weights: 16bit (as served) or nf4.")] = None,
+    task: Annotated[list[str] | None, typer.Option(help="Measure a task of lm-eval instead; can be repeated.")] = None,
+    include_path: Annotated[Path | None, typer.Option("--include-path", "--include_path", help="Folder with YAML files of tasks.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Documents of each task.", min=1)] = None,
     as_json: Json = False,
 ) -> None:
-    """Measure an adapter on a protected set and compare it with what it started from. Example: train eval sft.yaml"""
+    """Measure an adapter on a protected set or on tasks of lm-eval. Example: train eval sft.yaml --task arc_easy --limit 200"""
     from training.evaluate import EvalChanges, evaluate_run, result_text, with_set
     from training.run_folder import LOG, open_run
 
     chosen = None if weights is None else weights.value
+    if task:
+        from training.harness import TaskOptions, evaluate_tasks, tasks_text
+
+        _refuse_together(
+            "--task", {"--eval": evaluation, "--items": items, "--question": question, "--answer": answer, "--pattern": pattern}
+        )
+        run = with_set(open_run(target), EvalChanges(weights=chosen))  # type: ignore[arg-type]
+        options = TaskOptions(tuple(task), include_path, limit)
+        found = _run_quietly(lambda say: evaluate_tasks(run, options, base=base, say=say), log=run.output / LOG)
+        _print(found, as_json, tasks_text(found.tasks, target=target))
+        return
+    _refuse_together("train eval without --task", {"--include-path": include_path, "--limit": limit})
     changes = EvalChanges(evaluation, items, question, answer, pattern, chosen)  # type: ignore[arg-type]
     run = with_set(open_run(target), changes)
     result = _run_quietly(lambda say: evaluate_run(run, base=base, say=say), log=run.output / LOG)
     same = () if evaluation is None else ("--eval", str(evaluation))
     _print(result, as_json, result_text(result, target=target, sft_run=run.sft_adapter, options=same))
+
+
+def _refuse_together(command: str, options: dict[str, object]) -> None:
+    """Refuse options that a form of a command does not use."""
+    from training.errors import RunFileError
+
+    if given := [name for name, value in options.items() if value is not None]:
+        raise RunFileError(" ".join(given), f"is not used by {command}", "train eval --help")
 
 
 @app.command()

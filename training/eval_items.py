@@ -62,16 +62,20 @@ class Fields:
 
 def read_eval_items(settings: EvalSet, *, protected: ProtectedSet | None = None) -> list[EvalItem]:
     """Return the first n lines of an evaluation file; refuse a line without the fields that the metrics need."""
-    readers = {".csv": _csv_lines, ".parquet": _parquet_lines}
     items, fields = [], None
     # The range comes first: zip then stops without reading line n + 1, which may be damaged.
-    for _, (number, line) in zip(range(settings.n), readers.get(settings.file.suffix, _json_lines)(settings.file), strict=False):
+    for _, (number, line) in zip(range(settings.n), read_lines(settings.file), strict=False):
         place = f"{settings.file.name} line {number}"
         fields = fields or find_fields(line, settings, protected=protected, place=place)
         items.append(_code_item(line, place) if fields.form == "codes" else _answer_item(line, fields, place))
     if not items:
         raise TrainingError(str(settings.file), "holds no lines", "name a protected set that has some")
     return items
+
+
+def read_lines(file: Path) -> Iterator[tuple[int, Line]]:
+    """Yield number and values of each line of a file: CSV, Parquet, or else JSON lines."""
+    return {".csv": _csv_lines, ".parquet": _parquet_lines}.get(file.suffix, _json_lines)(file)
 
 
 def find_fields(line: Line, settings: EvalSet, *, protected: ProtectedSet | None, place: str) -> Fields:

@@ -497,6 +497,93 @@ class EvaluationResult(BaseModel):
     """Differences by the model compared with (base, sft), then by metric."""
 
 
+class TaskMetric(BaseModel):
+    """A metric of an lm-eval task with its 95 % interval."""
+
+    model_config = RECORD
+
+    value: float
+    n: int
+    low: float | None = None
+    """None where lm-eval gives no standard error and the metric is no mean over documents."""
+    high: float | None = None
+    method: Literal["bootstrap", "wilson", "stderr"] | None = None
+    stderr: float | None = None
+    """lm-eval's."""
+    higher_is_better: bool = True
+
+
+class TaskSample(BaseModel):
+    """One document with the model's answer."""
+
+    model_config = RECORD
+
+    document: str
+    """First characters of lm-eval's hash of the document."""
+    question: str
+    """The prompt as the model reads it."""
+    target: str
+    answer: str
+    """Of multiple choice the likeliest choice."""
+
+
+class Contamination(BaseModel):
+    """Whether the documents of a task were protected in a snapshot that the adapter was trained on."""
+
+    model_config = RECORD
+
+    snapshot: str
+    """Name and version."""
+    sets: tuple[str, ...] = ()
+    """Protected sets that hold documents of the task, by digest or by text."""
+    documents: int
+    protected: int
+    """Documents of the task that were protected."""
+    dropped: int | None = None
+    """Rows that the screen dropped for these sets; None in snapshots of earlier versions, and without such a set."""
+    copied: int = 0
+    """Training rows that copy words of documents that were not protected; paraphrases are not looked for."""
+
+
+class TaskResult(BaseModel):
+    """task-NAME-KEY.json and base-task-NAME-KEY.json: a task of lm-eval, measured with one adapter or the base model."""
+
+    model_config = RECORD
+
+    schema_version: int = Field(alias="schema")
+    subject: str
+    """base, or the method of the run."""
+    subject_digest: str
+    key: str
+    """Digest of everything a measurement depends on besides its subject."""
+    task: str
+    task_version: str
+    fewshot: int
+    limit: int | None
+    documents: int
+    """Documents that were measured."""
+    seed: int
+    weights: str
+    metrics: dict[str, TaskMetric]
+    items: dict[str, list[float]] = {}
+    """Values by document of the metrics that are means over documents."""
+    samples: tuple[TaskSample, ...] = ()
+    versions: dict[str, str] = {}
+    seconds: float = 0.0
+    contamination: tuple[Contamination, ...] = ()
+    """For each snapshot that the adapter was trained on."""
+    against: dict[str, dict[str, DifferenceFacts]] = {}
+    """Differences by the model compared with (base, sft), then by metric."""
+
+
+class TaskResults(BaseModel):
+    """Results of several tasks, in the order in which they were named."""
+
+    model_config = ConfigDict(frozen=True)
+
+    tasks: tuple[TaskResult, ...]
+
+
 def to_json(record: BaseModel) -> dict[str, Any]:
     """Return the JSON object of a record with the keys that were set, and no others: the keys that are on disk."""
     return record.model_dump(mode="json", by_alias=True, exclude_unset=True)

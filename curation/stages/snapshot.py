@@ -25,6 +25,7 @@ from curation.config.project import is_open, settings_digest
 from curation.dedup import find_exact, find_near
 from curation.distribution import preference_bias
 from curation.errors import ModelUnavailable, ProjectError, SnapshotError, command
+from curation.findings import is_leak
 from curation.judge import rubric as scoring
 from curation.models.availability import terms_for
 from curation.quality.agreement import Agreement
@@ -328,6 +329,13 @@ def _vectors_for_splits(workspace: Workspace, prompts: Sequence[str]) -> tuple[A
         return None, f"{error.what} {error.fact}"
 
 
+def _count_leaks(state: ProjectState, kind: Kind) -> dict[str, int]:
+    """Return the number of rows that the screen dropped for each protected set."""
+    wanted = {row.seq for row in state.rows[kind]}
+    found = {(f.seq, (f.item or "").split(":")[0]) for f in state.findings("screen") if is_leak(f.kind) and f.drops and f.seq in wanted}
+    return dict(sorted(Counter(suite for _, suite in found).items()))
+
+
 def _check_filled(splits: Mapping[str, Sequence[Row]], separation: Separation) -> None:
     """Refuse empty splits before any split is stored: a stored split is final, and people must still be able to change the shares."""
     for split in ("train", "validation"):
@@ -393,7 +401,7 @@ def _manifest_facts(
             project=settings_digest(mask_values(project.model_dump(mode="json"))),
             balance=balance_facts(state, released.rows),
         ),
-        counts={**verdicts, "stopped_at_last_gate": stopped},
+        counts={**verdicts, "stopped_at_last_gate": stopped, "leaks": _count_leaks(state, released.kind)},
         versions={package: importlib.metadata.version(package) for package in PACKAGES},
     ).model_dump(mode="json", by_alias=True)  # fmt: skip
     # An address such as dedup.index may contain a password, which must not be signed and shared.

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -19,9 +18,8 @@ from curation.records import prompt_text
 from curation.snapshot.digest import read_rows_of, record_of
 from curation.snapshot.manifest import read_manifest
 from curation.snapshot.read import read_split
+from curation.snapshot.tasks import TASK_FILE, load_leaves, open_tasks, task_texts, texts_digest
 from curation.workspace import Workspace
-
-SPLITS = ("test", "validation", "train")
 
 
 @lru_cache(maxsize=32)
@@ -39,14 +37,12 @@ def read_task(where: str, task: str, *, include: Path | None = None, split: str 
     """
     if importlib.util.find_spec("lm_eval") is None:
         raise ProjectError(where, f"names the task {task!r}, and the package lm-eval is not installed", "pip install 'seedcorn[lm-eval]'")
-    from lm_eval.tasks import TaskManager, get_task_dict
-
-    manager = TaskManager(include_path=str(include) if include else None)
+    manager = open_tasks([task], include=include)
     if task not in manager.all_tasks:
         fact = f"names the task {task!r}, which lm-eval does not know"
         raise ProjectError(where, fact, "lm_eval ls tasks; or give the folder of its YAML as include_path")
     try:
-        texts = [text for one in _leaves(get_task_dict([task], manager)) for text in _texts_of(one, split)]
+        texts = task_texts(load_leaves(manager, task), split)
     # datasets and the hub raise any of these when a task's data cannot be had.
     except (OSError, ValueError, RuntimeError, LookupError, ConnectionError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
@@ -55,31 +51,6 @@ def read_task(where: str, task: str, *, include: Path | None = None, split: str 
     if not texts:
         raise ProjectError(where, f"the task {task!r} has no documents{f' in {split}' if split else ''}", "name another split")
     return tuple(texts)
-
-
-def _leaves(tasks: Any) -> Iterable[Any]:
-    """Yield the tasks of a task or of a group."""
-    for value in tasks.values():
-        if isinstance(value, dict):
-            yield from _leaves(value)
-        else:
-            yield value[1] if isinstance(value, tuple) else value
-
-
-def _texts_of(task: Any, split: str | None) -> Iterable[str]:
-    for name in [split] if split else SPLITS:
-        if getattr(task, f"has_{'training' if name == 'train' else name}_docs")():
-            for document in getattr(task, f"{'training' if name == 'train' else name}_docs")():
-                yield str(_query_of(task, document) or task.doc_to_text(document))
-            return
-
-
-def _query_of(task: Any, document: Any) -> Any:
-    try:
-        return task.doc_to_decontamination_query(document) if task.should_decontaminate() else None
-    # lm-eval 0.4.13 reads a rendered query as a Python literal, so one that is a template of plain words fails.
-    except (SyntaxError, ValueError):
-        return None
 
 
 @dataclass(frozen=True)
@@ -133,8 +104,7 @@ def _read_suite(folder: Path, name: str, suite: Suite) -> ProtectedItems:
     if suite.task is not None:
         include = folder / suite.include_path if suite.include_path else None
         texts = list(read_task(where, suite.task, include=include, split=suite.split))
-        digest = hashlib.sha256(json.dumps(texts).encode()).hexdigest()
-        return ProtectedItems(name, Path(f"lm-eval:{suite.task}"), digest, suite, texts, [None] * len(texts))
+        return ProtectedItems(name, Path(f"{TASK_FILE}{suite.task}"), texts_digest(texts), suite, texts, [None] * len(texts))
     assert suite.file is not None and suite.text is not None
     path = folder / suite.file
     if not path.is_file():
