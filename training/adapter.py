@@ -7,17 +7,19 @@ compute. One digest thus compares the adapter on disk, the live one after traini
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import shutil
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from training.chat import end_tokens
 from training.errors import TrainingError
+from training.ranks import is_main, wait_for_all
 
 if TYPE_CHECKING:
     import numpy as np
@@ -74,18 +76,45 @@ def read_settings(folder: Path) -> dict[str, Any]:
 
 def live_digest(model: Any, adapter: str) -> str:
     """Return the digest of the adapter named `adapter` inside a loaded PEFT model."""
-    weights = {name: tensor.detach().float().cpu().numpy() for name, tensor in adapter_tensors(model, adapter)}
+    with whole_weights(model, adapter) as tensors:
+        weights = {_saved_name(name, adapter): tensor.float().numpy() for name, tensor in tensors.items()}
     return digest_of(weights, model.peft_config[adapter].to_dict())
+
+
+@contextlib.contextmanager
+def whole_weights(model: Any, adapter: str) -> Iterator[dict[str, Any]]:
+    """Yield the weights of one adapter on the CPU by name, also where ZeRO-3 or FSDP divides them over the ranks.
+
+    Every rank must call it, because each holds a part.
+    """
+    named = _named_weights(model, adapter)
+    divided = [parameter for parameter in named.values() if hasattr(parameter, "ds_id")]
+    with contextlib.ExitStack() as stack:
+        if divided:
+            import deepspeed
+
+            stack.enter_context(deepspeed.zero.GatheredParameters(divided))
+        # FSDP's tensors (DTensor) have `full_tensor`.
+        tensors = {name: p.full_tensor() if hasattr(p, "full_tensor") else p for name, p in named.items()}
+        yield {name: tensor.detach().cpu() for name, tensor in tensors.items()}
 
 
 def adapter_tensors(model: Any, adapter: str) -> Iterable[tuple[str, Any]]:
     """Yield (name as in the saved file, parameter) for each weight of one adapter of a PEFT model."""
-    for name, parameter in model.named_parameters():
-        # PEFT puts the adapter's name between module and weight: `q_proj.lora_A.default.weight`.
-        if f".{adapter}." in name and "lora_" in name:
-            saved = name.replace(f".{adapter}.", ".")
-            # DoRA's magnitude is a module in memory and one tensor in the file.
-            yield saved.removesuffix(".weight") if "lora_magnitude_vector" in saved else saved, parameter
+    for name, parameter in _named_weights(model, adapter).items():
+        yield _saved_name(name, adapter), parameter
+
+
+def _named_weights(model: Any, adapter: str) -> dict[str, Any]:
+    # PEFT puts the adapter's name between module and weight: `q_proj.lora_A.default.weight`.
+    return {name: parameter for name, parameter in model.named_parameters() if f".{adapter}." in name and "lora_" in name}
+
+
+def _saved_name(name: str, adapter: str) -> str:
+    """Return the name in the saved file of a weight in memory."""
+    saved = name.replace(f".{adapter}.", ".")
+    # DoRA's magnitude is a module in memory and one tensor in the file.
+    return saved.removesuffix(".weight") if "lora_magnitude_vector" in saved else saved
 
 
 def require_saved(adapter: Path, model: Any) -> str:
@@ -98,6 +127,8 @@ def require_saved(adapter: Path, model: Any) -> str:
 
 def save_adapter(model: Any, tokenizer: Any, *, folder: Path, base_id: str) -> Path:
     """Write the trained adapter with tokenizer, chat template and stop tokens to FOLDER/adapter, through a folder that is renamed.
+
+    Every rank must call it; rank 0 writes.
 
     Args:
         model: the PEFT model.
@@ -113,10 +144,15 @@ def save_adapter(model: Any, tokenizer: Any, *, folder: Path, base_id: str) -> P
     from curation.snapshot.write import sync_folder, sync_tree
 
     target, aside = folder / ADAPTER, folder / f".{ADAPTER}.part"
-    shutil.rmtree(aside, ignore_errors=True)
     model.peft_config["default"].base_model_name_or_path = base_id
-    # Leaving the embeddings out also keeps PEFT from looking the base model up on a hub.
-    model.save_pretrained(aside, selected_adapters=["default"], save_embedding_layers=False)
+    with whole_weights(model, "default") as weights:
+        if is_main():
+            shutil.rmtree(aside, ignore_errors=True)
+            # Leaving the embeddings out also keeps PEFT from looking the base model up on a hub.
+            model.save_pretrained(aside, state_dict=weights, selected_adapters=["default"], save_embedding_layers=False)
+    if not is_main():
+        wait_for_all()
+        return target
     tokenizer.save_pretrained(aside)
     # Servers stop at the tokens of generation_config.json; the end of a turn need not be the tokenizer's end of sequence.
     stops = GenerationConfig(eos_token_id=sorted(end_tokens(model, tokenizer)), pad_token_id=tokenizer.pad_token_id)  # type: ignore[no-untyped-call]
@@ -126,6 +162,7 @@ def save_adapter(model: Any, tokenizer: Any, *, folder: Path, base_id: str) -> P
     shutil.rmtree(target, ignore_errors=True)
     aside.rename(target)
     sync_folder(target.parent)
+    wait_for_all()
     return target
 
 

@@ -19,6 +19,7 @@ from typing import Any, TypeAlias
 
 from argilla_setup.shown import mask_secrets, visible
 from training.errors import TrainingError
+from training.ranks import is_main, wait_for_all
 from training.run_folder import MARK, METRICS
 
 Say = Callable[[str], None]
@@ -42,7 +43,8 @@ def library_logs(file: Path) -> Iterator[Say]:
         # Both descriptors share one open file, so the lines of stdout and stderr stay in order.
         os.dup2(log, 1)
         os.dup2(log, 2)
-        yield lambda text: print(visible(mask_secrets(text)), file=screen, flush=True)
+        # Of several ranks one speaks.
+        yield (lambda text: print(visible(mask_secrets(text)), file=screen, flush=True)) if is_main() else (lambda text: None)
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
@@ -67,6 +69,8 @@ def run_callbacks(folder: Path, say: Say) -> list[Any]:
             entry = {**(logs or {}), "step": state.global_step}
             # Before the entry is written: a run that diverged must not resume from it.
             refuse_divergence(entry)
+            if not state.is_world_process_zero:
+                return
             with (folder / METRICS).open("a") as stream:
                 stream.write(json.dumps(entry) + "\n")
             if "eval_loss" in entry:
@@ -81,7 +85,9 @@ def run_callbacks(folder: Path, say: Say) -> list[Any]:
                 control.should_evaluate = control.should_save = True
 
         def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            mark_checkpoint(Path(args.output_dir), step=state.global_step, best=state.best_model_checkpoint)
+            wait_for_all()  # each rank writes its random state and, with zero3, its part of the optimizer
+            if state.is_world_process_zero:
+                mark_checkpoint(Path(args.output_dir), step=state.global_step, best=state.best_model_checkpoint)
 
     return [RunCallback()]
 

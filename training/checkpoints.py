@@ -20,6 +20,8 @@ from typing import Any
 from training.adapter import ADAPTER, folder_digest, live_digest
 from training.callbacks import last_tokens
 from training.errors import TrainingError
+from training.model import cast_adapters
+from training.ranks import is_main, world_size
 from training.records import PreflightReport
 from training.run_folder import CHECKPOINTS, MARK, METRICS, read_json, write_json
 from training.speed import LOOP
@@ -31,7 +33,13 @@ OLDER = {"data type": "bfloat16", "training loop": "1"}
 
 @contextlib.contextmanager
 def only_process(folder: Path) -> Iterator[None]:
-    """Lock a run folder for this process. The operating system releases the lock when the process ends, also by a kill."""
+    """Lock a run folder for this process. The operating system releases the lock when the process ends, also by a kill.
+
+    Of several ranks rank 0 holds the lock.
+    """
+    if not is_main():
+        yield
+        return
     try:
         folder.mkdir(parents=True, exist_ok=True)
         handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
@@ -119,7 +127,9 @@ def train_from(trainer: Any, checkpoint: Path | None) -> None:
         from transformers import TrainerState
 
         trainer.state = TrainerState.load_from_json(str(checkpoint / STATE))
-        trainer._load_best_model()
+        # Not by the trainer, which reads a divided model only after a training has begun.
+        trainer.model.load_adapter(trainer.state.best_model_checkpoint, "default", is_trainable=True)
+        cast_adapters(trainer.model, trainer.adapter_dtype)
     else:
         if checkpoint is not None:
             # TRL does not save the number of tokens and would count from zero.
@@ -161,6 +171,8 @@ def explain_failures(folder: Path, *, again: str) -> Iterator[None]:
         next_step = "lower per_device_train_batch_size or max_length in the run file and name another output"
         raise TrainingError("memory", fact, next_step) from error
     except (OSError, RuntimeError, SafetensorError) as error:
+        if world_size() > 1 and any(name in str(error) for name in ("gloo", "NCCL", "Connection")):
+            raise  # another rank failed
         # torch and safetensors replace the OSError by errors of their own, so an incomplete file is the evidence.
         full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         half = find_half_written(folder) or (folder if full else None)

@@ -52,7 +52,13 @@ class GgufType(StrEnum):
 def main() -> None:
     """Run the command; print an error that the user can fix as one sentence and exit with code 2."""
     try:
-        app()
+        if "RANK" in os.environ:  # one of several processes of a run
+            from training.launch import report_errors
+
+            with report_errors():
+                app()
+        else:
+            app()
     except UserError as error:
         echo(f"train: {' '.join(str(error).split())}", err=True)
         raise SystemExit(2) from None
@@ -178,12 +184,21 @@ def _add_method(method: Method) -> None:
     @app.command(method.name, help=method.summary)
     def train(run_file: RunFileArg, as_json: Json = False) -> None:
         from training.config import load_run_file
-        from training.run_folder import LOG
+        from training.launch import launch, must_launch
+        from training.ranks import is_main
+        from training.run_folder import LOG, find_finished, require_preflight
         from training.train import result_text, train_run
 
         run = load_run_file(run_file)
+        if must_launch(run) and find_finished(run) is None:
+            require_preflight(run)
+            try:
+                return launch(run, [method.name, str(run_file), *(["--json"] if as_json else [])])
+            except KeyboardInterrupt:  # rank 0 has said what remains
+                raise typer.Exit(130) from None
         result = _run_quietly(lambda say: train_run(run, kind=method.name, say=say), log=run.output / LOG, after=RESUME)
-        _print(result, as_json, result_text(result, folder=run.output, run_file=run_file))
+        if is_main():
+            _print(result, as_json, result_text(result, folder=run.output, run_file=run_file))
 
 
 # Through a function: commands that were defined in the loop itself would all train with the last method.

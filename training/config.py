@@ -24,6 +24,7 @@ from training.methods import METHODS, OPEN, DpoSettings, KtoSettings, Method, Me
 from training.migrate import old_path, refuse_old_names, settings_digest, to_schema_2
 
 Use = Literal["research", "internal", "commercial"]
+Strategy = Literal["ddp", "fsdp", "zero3"]
 RANKS = {"style": 8, "knowledge": 32}
 """LoRA rank by `purpose`: a tone or a format needs few directions, new facts need more."""
 
@@ -225,7 +226,12 @@ class RunFile(BaseModel):
     seed: int = Field(default=7, ge=0)
     """Random seed of adapter weights, dropout and the order of the rows."""
     threads: int | None = Field(default=None, ge=1)
-    """CPU threads; default: torch's."""
+    """CPU threads of a process; default: torch's."""
+    devices: int = Field(default=1, ge=1, le=1024)
+    """Devices that share each step, one process on each. A step has the same rows as on one device: per_device_train_batch_size *
+    gradient_accumulation_steps, which must be a multiple of devices."""
+    strategy: Strategy = "ddp"
+    """With several devices: ddp keeps the base model on each, zero3 (DeepSpeed) and fsdp (PyTorch) divide it."""
     logger: Literal["tensorboard", "wandb", "trackio", "none"] = "none"
     """Experiment tracker in addition to metrics.jsonl; its package must be installed."""
     _digest: str = PrivateAttr("")
@@ -267,6 +273,13 @@ class RunFile(BaseModel):
                 raise ValueError(f"{key} belongs to kind {owners}, and this run is of kind {self.kind}; each kind has its own run file")
         if method.continues and self.adapter_dtype == "bfloat16":
             raise ValueError(f"adapter_dtype bfloat16 rounds the reference and the small updates of {self.kind}; use float32")
+        batch, accumulation = self.settings.per_device_train_batch_size, self.settings.gradient_accumulation_steps
+        if (rows := batch * accumulation) % self.devices:
+            size = f"per_device_train_batch_size {batch} * gradient_accumulation_steps {accumulation} = {rows}"
+            fitting = max(number for number in range(1, self.devices + 1) if rows % number == 0)
+            raise ValueError(
+                f"the rows of a step ({size}) cannot be shared evenly by devices {self.devices}; {fitting} devices can share them"
+            )
         return self
 
     @property
@@ -279,6 +292,18 @@ class RunFile(BaseModel):
         """The section of the run's method."""
         found: TrainerSettings = getattr(self, self.kind)
         return found
+
+    @property
+    def device_batch(self) -> tuple[int, int]:
+        """Rows of a forward pass and forward passes of a step on each device.
+
+        Their product times `devices` is that of the run file, so a step has the same rows on any number of devices.
+        """
+        batch, accumulation = self.settings.per_device_train_batch_size, self.settings.gradient_accumulation_steps
+        share = batch * accumulation // self.devices
+        # As many rows as the run file has in a forward pass, or the next smaller number that divides the share.
+        rows = next(number for number in range(min(batch, share), 0, -1) if share % number == 0)
+        return rows, share // rows
 
     @property
     def packing(self) -> bool:
@@ -368,7 +393,8 @@ def load_run_file(path: Path, *, folder: Path | None = None) -> RunFile:
         # All settings, not only those of the digest: others go into run.json at the end, where this error would lose the run.
         plain = run.model_dump(mode="json", by_alias=True)
         canonical_json(plain)
-        digest = settings_digest(plain, leave_out=NOT_IN_DIGEST)
+        # Several devices draw other dropout masks and add in another order; on one device the two keys have no effect.
+        digest = settings_digest(plain, leave_out=NOT_IN_DIGEST | (frozenset({"devices", "strategy"}) if run.devices == 1 else frozenset()))
     except TypeError as error:  # orjson writes integers of 64 bits, and pydantic makes one of 1e30
         raise RunFileError(str(path), f"holds a value that cannot be recorded ({error})", "use smaller numbers") from error
     anchored = _make_absolute(run, (folder or path.parent).resolve())

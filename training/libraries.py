@@ -55,7 +55,9 @@ REFUSED = {
     **dict.fromkeys(
         ("trust_remote_code", "model_init_kwargs"), "the base model is loaded by its own settings, and its folder's code is never run"
     ),
-    **dict.fromkeys(("deepspeed", "fsdp", "fsdp_config", "parallelism_config"), "a run uses one process"),
+    **dict.fromkeys(("deepspeed", "fsdp", "fsdp_config"), "devices and strategy at the top of the file set it"),
+    "parallelism_config": "a run is divided by rows and weights (devices, strategy) and by nothing else",
+    "average_tokens_across_devices": "a token counts the same on every device",
     **dict.fromkeys(("completion_only_loss", "assistant_only_loss"), "the completion is trained and the prompt is not"),
     **dict.fromkeys(("chat_template_path", "eos_token", "pad_token"), "the base model's own chat template and tokens are used"),
     **dict.fromkeys(("dataset_kwargs", "dataset_text_field", "remove_unused_columns", "label_names"), "the rows come from the snapshot"),
@@ -135,12 +137,23 @@ def quiet_libraries() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
-def use_one_gpu() -> None:
-    """Use the first GPU unless CUDA_VISIBLE_DEVICES names others; call before torch is imported.
+_FIRST_GPU = "SEEDCORN_FIRST_GPU"
 
-    With more than one, the transformers trainer multiplies the batch size by their number, and the 4-bit model uses only one of them.
+
+def use_one_gpu() -> None:
+    """Use the first GPU unless CUDA_VISIBLE_DEVICES names others; call before torch is imported. A rank of a run keeps all of them.
+
+    With more than one in one process, the transformers trainer multiplies the batch size by their number, and the 4-bit model uses only
+    one of them.
     """
-    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")
+    if "CUDA_VISIBLE_DEVICES" not in os.environ and int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        os.environ["CUDA_VISIBLE_DEVICES"], os.environ[_FIRST_GPU] = "0", "1"
+
+
+def use_all_gpus() -> None:
+    """Undo `use_one_gpu` for the processes that are started from here; call before torch is imported."""
+    if os.environ.pop(_FIRST_GPU, None):
+        del os.environ["CUDA_VISIBLE_DEVICES"]
 
 
 def keep_freed_memory() -> None:

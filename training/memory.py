@@ -258,21 +258,32 @@ def estimate_run(run: RunFile, *, shape: Shape, lora: LoraShape, longest: int, o
         on_gpu: whether it runs on a GPU.
         dtype: data type of the arithmetic.
     """
-    settings = run.settings
+    settings, is_divided = run.settings, run.devices > 1 and run.strategy != "ddp"
     step = Step(
-        batch=settings.per_device_train_batch_size,
+        batch=run.device_batch[0],
         length=min(longest, settings.max_length),
         sequences=len(run.method.answers),
         has_reference=run.method.continues is not None,
         quantized=run.quantization.kind == "nf4",
         checkpointing=settings.activation_checkpointing if settings.activation_checkpointing is not None else on_gpu,
-        optimizer="8bit" if on_gpu else run.adapter_dtype,
+        optimizer="8bit" if on_gpu and not is_divided else run.adapter_dtype,
         adapter_bytes=4 if run.adapter_dtype == "float32" else 2,
         dtype_bytes=4 if dtype == "float32" else 2,
         on_gpu=on_gpu,
     )
     # DPOTrainer turns dropout off.
-    return estimate_memory(shape, replace(lora, dropout=0.0) if run.method.continues else lora, step)
+    found = estimate_memory(shape, replace(lora, dropout=0.0) if run.method.continues else lora, step)
+    if not is_divided:
+        return found
+    # ZeRO-3 and FSDP divide weights, gradients and AdamW's state.
+    weights, adapter = found.weights // run.devices + gathered_bytes(shape, step), found.adapter // run.devices
+    parts = weights + adapter + found.activations + found.logits + found.dequantization
+    return replace(found, weights=weights, adapter=adapter, overhead=int(parts * 0.05) + GIB)
+
+
+def gathered_bytes(shape: Shape, step: Step) -> int:
+    """Return the bytes of the two blocks that are whole on each device of ZeRO-3: the one at work and the one that is fetched ahead."""
+    return 2 * (shape.linear_parameters + shape.expert_parameters) // max(1, shape.layers) * step.dtype_bytes
 
 
 def checkpoint_bytes(run: RunFile, *, shape: Shape, lora: LoraShape, on_gpu: bool) -> int:

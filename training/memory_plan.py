@@ -14,7 +14,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from training.errors import TrainingError
-from training.memory import GIB, Estimate, LoraShape, Shape, Step, adapter_parameters, estimate_memory
+from training.memory import GIB, Estimate, LoraShape, Shape, Step, adapter_parameters, estimate_memory, gathered_bytes
 
 MIB = 2**20
 CARDS = {
@@ -123,9 +123,7 @@ def estimate_setup(shape: Shape, lora: LoraShape, setup: Setup, *, rows: int, le
     if setup.zero >= 2:
         gradient = gradient / setup.devices
     if setup.zero >= 3:
-        # The block at work and the one that is fetched ahead are whole, in the data type of the arithmetic.
-        gathered = 2 * (shape.linear_parameters + shape.expert_parameters) // max(1, shape.layers) * step.dtype_bytes
-        weights = weights // setup.devices + gathered
+        weights = weights // setup.devices + gathered_bytes(shape, step)
         reference, own = reference // setup.devices, own / setup.devices
     trained = int(parameters * (gradient + state + own)) + reference
     parts = weights + trained + activations + found.logits + found.dequantization

@@ -12,6 +12,7 @@ import difflib
 import hashlib
 import importlib.util
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
@@ -247,7 +248,9 @@ def recorded_dtype(report: PreflightReport, *, say: Callable[[str], None]) -> Dt
     return report.dtype
 
 
-def load_base(folder: Path, quantization: Quantization, *, packing: bool = False, dtype: str | None = None) -> Any:
+def load_base(
+    folder: Path, quantization: Quantization, *, packing: bool = False, dtype: str | None = None, strategy: str | None = None
+) -> Any:
     """Load the base model, frozen. The CUDA path was not measured on a GPU.
 
     Args:
@@ -255,6 +258,7 @@ def load_base(folder: Path, quantization: Quantization, *, packing: bool = False
         quantization: NF4 or none.
         packing: whether rows are packed.
         dtype: data type of what is not quantized and of the arithmetic; by default this machine's (`compute_dtype`).
+        strategy: how several devices share the run; None on one device.
 
     Returns:
         The causal language model, with `use_cache` off.
@@ -263,7 +267,10 @@ def load_base(folder: Path, quantization: Quantization, *, packing: bool = False
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
     chosen, on_gpu = getattr(torch, dtype or compute_dtype()), torch.cuda.is_available()
-    settings: dict[str, Any] = {"dtype": chosen, "device_map": {"": 0 if on_gpu else "cpu"}}
+    device = int(os.environ.get("LOCAL_RANK", "0")) if strategy else 0
+    settings: dict[str, Any] = {"dtype": chosen, "device_map": {"": device if on_gpu else "cpu"}}
+    if is_divided := strategy in ("zero3", "fsdp"):
+        del settings["device_map"]  # the strategy places the weights, and transformers refuses both
     # By default transformers chooses torch's attention, or eager for families that it would compute wrongly (Gemma 2's softcapping,
     # gpt-oss's sinks). FlashAttention separates packed rows without a mask whose size grows with the square of the sequence.
     has_flash = on_gpu and importlib.util.find_spec("flash_attn") is not None
@@ -274,6 +281,8 @@ def load_base(folder: Path, quantization: Quantization, *, packing: bool = False
             bnb_4bit_quant_type="nf4",
             bnb_4bit_use_double_quant=quantization.double,
             bnb_4bit_compute_dtype=chosen,
+            # Weights of one data type can be divided together; stored as bytes the 4-bit ones would be left whole.
+            **({"bnb_4bit_quant_storage": chosen} if is_divided else {}),
         )
     # Refuses a folder from which transformers would load other files than those in the digest.
     find_weights(folder)

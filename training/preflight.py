@@ -47,6 +47,7 @@ from training.memory import (
     read_shape,
 )
 from training.model import base_digest, compute_dtype, load_tokenizer, refuse_unknown_targets
+from training.ranks import refuse_strategy
 from training.records import (
     SCHEMA,
     ChatFacts,
@@ -96,6 +97,7 @@ def preflight(run: RunFile, *, measure: bool = False, say: Say = print) -> Prefl
     snapshot = open_snapshot(run, resolve_snapshot(run.snapshot, run.trusted_keys), kind=run.method.rows)
     check_licences(run, base, snapshot)
     refuse_missing_logger(run)
+    refuse_strategy(run)
     evaluation = describe_eval(run, snapshot)
     size = sum(path.stat().st_size for path in run.base_model.glob("*.safetensors"))
     if size > 4 * GIB:
@@ -332,7 +334,16 @@ def describe_schedule(run: RunFile, lengths: Mapping[str, LengthStats]) -> Sched
         evaluations=-(-steps // run.stopping.every_steps),
         learning_rate=run.learning_rate,
         lr_scheduler_type=settings.lr_scheduler_type,
+        **describe_devices(run),
     )
+
+
+def describe_devices(run: RunFile) -> dict[str, Any]:
+    """Return the fields of the schedule about several devices; none for one."""
+    if run.devices == 1:
+        return {}
+    rows, passes = run.device_batch
+    return {"devices": run.devices, "strategy": run.strategy, "device_rows": rows, "device_passes": passes}
 
 
 def time_schedule(run: RunFile, report: PreflightReport, snapshot: Snapshot, *, say: Say) -> ScheduleFacts:
@@ -351,7 +362,7 @@ def time_schedule(run: RunFile, report: PreflightReport, snapshot: Snapshot, *, 
     rows = [row for row in read_rows(snapshot, "train", system=run.system) if str(row["id"]) not in gone]
     random.Random(run.seed).shuffle(rows)
     step, row = measure_steps(run, rows, dtype=report.dtype, weights=report.snapshot.class_weights)
-    evaluation = row * (counts.rows - len(counts.left_out))
+    evaluation = row * (counts.rows - len(counts.left_out)) / run.devices
     whole = found.steps * step + found.evaluations * evaluation
     times = {"seconds_a_step": round(step, 3), "seconds_an_evaluation": round(evaluation, 2), "seconds": round(whole, 1)}
     return found.model_copy(update=times)
@@ -367,10 +378,14 @@ def describe_memory(run: RunFile, *, longest: int, dtype: str) -> MemoryFacts:
     """
     gpu, shape = free_gpu_memory(), read_shape(run.base_model)
     estimate = estimate_run(run, shape=shape, lora=_lora_shape(run), longest=longest, on_gpu=gpu is not None, dtype=dtype)
-    available = gpu if gpu is not None else available_memory()
+    # Ranks on CPUs share the machine's memory; each GPU has its own, and the first one stands for all.
+    available = gpu if gpu is not None else available_memory() // run.devices
     facts = MemoryFacts(device="cpu" if gpu is None else "cuda", **estimate.as_gib(), available=round(available / GIB, 2))
+    if run.devices > 1:
+        facts = facts.model_copy(update={"ranks": run.devices})
     if estimate.total > available:
-        fact = f"needs about {facts.total} GiB and {facts.available} GiB are free"
+        each = f" on each of {run.devices} ranks" if run.devices > 1 else ""
+        fact = f"needs about {facts.total} GiB{each} and {facts.available} GiB are free"
         raise TrainingError("memory", fact, f"lower {run.kind}.per_device_train_batch_size or {run.kind}.max_length in the run file")
     return facts
 
@@ -410,9 +425,11 @@ def report_text(report: PreflightReport, run_file: Path, *, max_length: int, is_
         f"snapshot {snapshot.name} v{snapshot.version} {snapshot.digest[:12]}: signed, {lengths.used} training rows{drawn}",
         f"base model {report.base.id}: {report.base.licence}, use {report.use}",
         f"tokens a row: median {lengths.median}, longest {lengths.longest}",
-        f"memory on {report.memory.device}: about {report.memory.total} GiB needed, {report.memory.available} GiB free",
+        f"memory on {report.memory.device}: about {report.memory.total} GiB needed, {report.memory.available} GiB free"
+        + (f", on each of {report.memory.ranks} ranks" if report.memory.ranks > 1 else ""),
         f"disk: at most {report.disk.needed} GiB needed, {report.disk.available} GiB free",
         *([schedule_text(report.schedule)] if report.schedule else []),
+        *([devices_text(report.schedule)] if report.schedule and report.schedule.devices > 1 else []),
         f"evaluation {report.eval.file}: {report.eval.items} items, a protected set of the snapshot",
     ]
     if end := report.chat.end_of_turn:
@@ -439,6 +456,16 @@ def report_text(report: PreflightReport, run_file: Path, *, max_length: int, is_
     if is_finished:
         return "\n".join([*lines, f"The run is finished. Next: {command('train', 'eval', run_file)}"])
     return "\n".join([*lines, f"Next: {command('train', report.kind, run_file)}"])
+
+
+def devices_text(schedule: ScheduleFacts) -> str:
+    """Return how several devices share a step, in one line."""
+    passes = f"{schedule.device_passes} forward pass{'es' if schedule.device_passes > 1 else ''}"
+    rows = f"{schedule.device_rows} row{'s' if schedule.device_rows > 1 else ''}"
+    return (
+        f"devices: {schedule.devices} ranks ({schedule.strategy}), each {passes} of {rows} a step; together the "
+        f"{schedule.rows_a_step} rows of one device"
+    )
 
 
 def schedule_text(schedule: ScheduleFacts) -> str:

@@ -163,6 +163,8 @@ class MemoryFacts(BaseModel):
     model_config = RECORD
 
     device: Literal["cuda", "cpu"]
+    ranks: int = 1
+    """Processes that need as much each."""
     weights: float
     adapter: float
     activations: float
@@ -190,6 +192,13 @@ class ScheduleFacts(BaseModel):
     rows: int
     """Rows of an epoch."""
     rows_a_step: int
+    """Of all devices together."""
+    devices: int = 1
+    strategy: str = ""
+    """How several devices share a step; empty for one."""
+    device_rows: int = 0
+    """Rows in a forward pass of each device, and forward passes of a step, where there are several devices."""
+    device_passes: int = 0
     steps: int
     is_estimate: bool = False
     """With packing the number of sequences is estimated from the tokens."""

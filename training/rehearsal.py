@@ -99,11 +99,14 @@ def measure_steps(run: RunFile, rows: list[Row], *, dtype: str, weights: Mapping
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             times[-1] += time.monotonic()
 
-    settings = run.settings
-    needed = settings.per_device_train_batch_size * settings.gradient_accumulation_steps * MEASURED
+    # One device's share of a step; the exchange between devices is not measured.
+    batch, accumulation = run.device_batch
+    sizes = {"max_steps": MEASURED, "per_device_train_batch_size": batch, "gradient_accumulation_steps": accumulation}
+    settings = run.settings.model_copy(update=sizes)
+    needed = batch * accumulation * MEASURED
     some = (rows * -(-needed // len(rows)))[:needed]
     with tempfile.TemporaryDirectory(prefix="measure-") as aside:
-        changes = {"output": Path(aside), run.kind: settings.model_copy(update={"max_steps": MEASURED}), "logger": "none"}
+        changes = {"output": Path(aside), run.kind: settings, "logger": "none", "devices": 1}
         short = run.model_copy(update={**changes, "stopping": run.stopping.model_copy(update={"every_steps": MEASURED})})
         tokenizer = load_tokenizer(run.base_model, run.chat_template_kwargs)
         checked = some[: 2 * settings.per_device_train_batch_size]
@@ -206,7 +209,7 @@ def _small_run(run: RunFile, base: Path, aside: Path) -> RunFile:
     stopping = run.stopping.model_copy(update={"every_steps": 1})
     sft = None if run.sft_adapter is None else aside / "sft"
     paths = {"base_model": base, "output": aside / "run", "sft_adapter": sft}
-    return run.model_copy(update={**paths, run.kind: settings, "stopping": stopping})
+    return run.model_copy(update={**paths, run.kind: settings, "stopping": stopping, "devices": 1})
 
 
 def _write_small_adapter(run: RunFile, small: RunFile, *, dtype: str) -> None:

@@ -88,7 +88,9 @@ def adjust_trainer(trainer: Any) -> None:
         [output] = outputs
         # TRL's loss is -sum(log_probs) / tokens. Only the difference is added, so that a router's auxiliary loss stays as it is.
         tokens = output.label_mask.sum() if num_items_in_batch is None else torch.as_tensor(num_items_in_batch)
-        loss = loss - ((weights - 1)[:, None] * output.log_probs).sum() / tokens.clamp(min=1)
+        # The count is that of all ranks, over which the gradients are averaged.
+        ranks = 1 if num_items_in_batch is None else trainer.accelerator.num_processes
+        loss = loss - ranks * ((weights - 1)[:, None] * output.log_probs).sum() / tokens.clamp(min=1)
         return (loss, output) if return_outputs else loss
 
     trainer.data_collator, trainer.compute_loss = with_weights, weighted_loss

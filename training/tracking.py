@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 from curation.snapshot.manifest import MANIFEST, SIGNATURE
 from training.config import RunFile
+from training.ranks import is_main
 from training.records import EvaluationResult, PreflightReport, RunRecord
 
 TENSORBOARD = "tensorboard"
@@ -77,7 +78,7 @@ def describe_tracking(run: RunFile, report: PreflightReport) -> Tracking:
 
 def logger_callbacks(run: RunFile, tracking: Tracking | None) -> list[Any]:
     """Return the callbacks of the run file's logger, or none without `tracking`. TensorBoard's events stay in the run folder."""
-    if tracking is None or run.logger == "none":
+    if tracking is None or run.logger == "none" or not is_main():
         return []
     described: Tracking = tracking
     from transformers import TrainerCallback

@@ -17,7 +17,7 @@ from pydantic import JsonValue
 
 from curation.errors import command
 from training.adapter import require_saved, save_adapter
-from training.callbacks import Say, run_callbacks
+from training.callbacks import LogEntry, Say, run_callbacks
 from training.card import write_card
 from training.chat import Row, describe_left_out
 from training.checkpoints import explain_failures, only_process, prepare_resume, train_from
@@ -28,6 +28,7 @@ from training.libraries import check_arguments
 from training.license import write_notice
 from training.methods import MethodName
 from training.model import cast_adapters, check_base, compute_dtype, load_base, load_tokenizer, recorded_dtype
+from training.ranks import from_main, group_of, largest_of_all, strategy_arguments
 from training.records import SCHEMA, EvalFacts, MethodFields, ParameterCounts, PreflightReport, RowCounts, RunRecord
 from training.run_folder import CHECKPOINTS, RUN, describe_environment, find_finished, relative, require_preflight, write_run
 from training.speed import LOOP, length_sampler, row_lengths, score_answers_only
@@ -97,13 +98,13 @@ def train_run(run: RunFile, *, kind: MethodName | None = None, say: Say = print)
         register(run, say=say)
         return done
     report = require_preflight(run)
-    with only_process(run.output):
+    with group_of(run), only_process(run.output):
         # Another process may have finished the run between the check above and the lock.
-        if done := find_finished(run, say=say):
+        if done := from_main(lambda: find_finished(run, say=say)):
             return done
         started = time.monotonic()
         method: MethodModule = run.method.module
-        checkpoint = prepare_resume(run.output, report)
+        checkpoint = from_main(lambda: prepare_resume(run.output, report))
         trainer, tokenizer = build_trainer(run, report=report, say=say)
         method.check_before(trainer.model, report)
         if checkpoint:
@@ -115,14 +116,30 @@ def train_run(run: RunFile, *, kind: MethodName | None = None, say: Say = print)
             result = describe_run(run, trainer.state, report=report, adapter_digest=require_saved(adapter, trainer.model))
             changes = {**own, "parameters": count_parameters(trainer.model), "seconds": round(time.monotonic() - started, 1)}
             changes["resumed_from"] = int(checkpoint.name.removeprefix("checkpoint-")) if checkpoint else None
+            changes["host"] = result.host | {"peak_memory_gib": largest_of_all(float(str(result.host["peak_memory_gib"])))}
             result = result.model_copy(update=changes)
-            write_card(adapter, result, history=trainer.state.log_history)
-            write_notice(adapter, result, base=run.base_model)
-            result = write_run(run.output, result)
-            register(run, say=say)
-        # Only after run.json: until then a kill resumes from them.
-        shutil.rmtree(run.output / CHECKPOINTS, ignore_errors=True)
+            history = trainer.state.log_history
+            result = from_main(lambda: complete_run(run, adapter, result, history=history, say=say))
         return result
+
+
+def complete_run(run: RunFile, adapter: Path, result: RunRecord, *, history: Sequence[LogEntry], say: Say) -> RunRecord:
+    """Write the card and run.json, remove the checkpoints, and return the sealed record.
+
+    Args:
+        run: the run file.
+        adapter: the saved adapter.
+        result: the fields of run.json.
+        history: the trainer's log.
+        say: prints progress.
+    """
+    write_card(adapter, result, history=history)
+    write_notice(adapter, result, base=run.base_model)
+    sealed = write_run(run.output, result)
+    register(run, say=say)
+    # Only after run.json: until then a kill resumes from them.
+    shutil.rmtree(run.output / CHECKPOINTS, ignore_errors=True)
+    return sealed
 
 
 def register(run: RunFile, *, say: Say) -> None:
@@ -200,38 +217,45 @@ def make_trainer(
     set_seed(run.seed)  # before the model is loaded: a new adapter's weights are random
     score_answers_only()
     method, dtype = run.method, dtype or compute_dtype()
-    base = load_base(run.base_model, run.quantization, packing=run.packing, dtype=dtype)
     shared = training_arguments(run, dtype=dtype, loop=loop, tracking=tracking)
-    trainer = _with_own_steps(method.trainer_class)(
+    # Before the base model is loaded: with zero3 transformers divides its weights while it reads them.
+    arguments = method.config_class(**{**shared, **method.module.config_arguments(run), **passed_on(run)})
+    strategy = run.strategy if run.devices > 1 else None
+    base = load_base(run.base_model, run.quantization, packing=run.packing, dtype=dtype, strategy=strategy)
+    trainer = _with_own_steps(run)(
         **method.module.trainer_arguments(run, base, tokenizer, rows.train),
-        args=method.config_class(**{**shared, **method.module.config_arguments(run), **passed_on(run)}),
+        args=arguments,
         train_dataset=to_dataset(rows.train, method, weights=weights, seed=run.seed),
         eval_dataset=to_dataset(rows.validation, method, seed=run.seed),
         processing_class=tokenizer,
         callbacks=[EarlyStoppingCallback(run.stopping.patience), *logger_callbacks(run, tracking), *run_callbacks(run.output, say)],
     )
-    trainer.adapter_dtype = run.adapter_dtype
-    cast_adapters(trainer.model, run.adapter_dtype)
+    # DeepSpeed gathers weights of one data type only; it keeps float32 copies of the trained ones.
+    trainer.adapter_dtype = dtype if strategy == "zero3" else run.adapter_dtype
+    cast_adapters(trainer.model, trainer.adapter_dtype)
     method.module.adjust_trainer(trainer)
     return trainer
 
 
-def _with_own_steps(trainer: type) -> type:
-    """Return the trainer class with two changes without which a resumed run would drift from an undisturbed one, without an error.
+def _with_own_steps(run: RunFile) -> type:
+    """Return the method's trainer class with two changes without which a resumed run would drift from an undisturbed one, without an error.
 
     Checkpoints are read back into the data type of the training; PEFT loads an adapter as float32 whatever it was trained in. Rows are
     grouped by length in an order that depends on seed and epoch alone.
     """
 
+    trainer: Any = run.method.trainer_class
+
     class OwnTrainer(trainer):  # type: ignore[misc]
         adapter_dtype = "float32"
+        # Of the run file and not of a device, so that the order does not depend on the number of devices.
+        grouped_rows = run.settings.per_device_train_batch_size
 
         def _get_train_sampler(self, train_dataset: Any = None) -> Any:
             rows = self.train_dataset if train_dataset is None else train_dataset
             if self.args.train_sampling_strategy != "group_by_length" or (lengths := row_lengths(rows)) is None:
                 return super()._get_train_sampler(train_dataset)
-            batch = self.args.train_batch_size * self.args.world_size
-            return length_sampler(lengths, batch=batch, seed=self.args.data_seed)
+            return length_sampler(lengths, batch=self.grouped_rows, seed=self.args.data_seed)
 
         def _get_eval_sampler(self, eval_dataset: Any) -> Any:
             # In order: transformers would group these rows too, in an order drawn from the global generator.
@@ -260,15 +284,17 @@ def training_arguments(run: RunFile, *, dtype: str, loop: int = LOOP, tracking: 
     import torch
 
     on_gpu, settings = torch.cuda.is_available(), run.settings
+    batch, accumulation = run.device_batch
     checkpointing = settings.activation_checkpointing if settings.activation_checkpointing is not None else on_gpu
     return {
         "output_dir": str(run.output / CHECKPOINTS),
         "learning_rate": run.learning_rate,
         "num_train_epochs": settings.num_train_epochs,
         "max_steps": settings.max_steps or -1,
-        "per_device_train_batch_size": settings.per_device_train_batch_size,
-        "per_device_eval_batch_size": settings.per_device_train_batch_size,
-        "gradient_accumulation_steps": settings.gradient_accumulation_steps,
+        "per_device_train_batch_size": batch,
+        # The validation loss is a mean over batches, so the rows of all devices together are those of one.
+        "per_device_eval_batch_size": max(1, settings.per_device_train_batch_size // run.devices),
+        "gradient_accumulation_steps": accumulation,
         "max_length": settings.max_length,
         "warmup_steps": settings.warmup_steps,  # transformers 5 reads a value below 1 as a share
         "lr_scheduler_type": settings.lr_scheduler_type,
@@ -294,6 +320,7 @@ def training_arguments(run: RunFile, *, dtype: str, loop: int = LOOP, tracking: 
         "seed": run.seed,
         "data_seed": run.seed,
         **({"train_sampling_strategy": strategy} if (strategy := sampling_strategy(run, loop=loop)) else {}),
+        **strategy_arguments(run, dtype=dtype, on_gpu=on_gpu),
     }
 
 
@@ -322,7 +349,9 @@ def passed_on(run: RunFile) -> dict[str, Any]:
 def count_parameters(model: Any) -> ParameterCounts:
     """Return the trained and the total parameters of a PEFT model, without DPO's frozen reference adapter."""
     trainable, total = model.get_nb_trainable_parameters()
-    reference = sum(p.numel() for name, p in model.named_parameters() if "lora_" in name and ".ref." in name)
+    # ZeRO-3 leaves an empty tensor on the other ranks and keeps the number in `ds_numel`.
+    held = [p for name, p in model.named_parameters() if "lora_" in name and ".ref." in name]
+    reference = sum(getattr(p, "ds_numel", p.numel()) for p in held)
     return ParameterCounts(trainable=int(trainable), total=int(total - reference))
 
 
@@ -331,6 +360,8 @@ def describe_settings(run: RunFile) -> dict[str, JsonValue]:
     fresh = (run.lora or Lora()).model_dump(mode="json") if "lora" in run.method.settings else {}
     chosen = {**fresh, **run.settings.model_dump(mode="json"), "learning_rate": run.learning_rate, "seed": run.seed}
     chosen |= {**run.rows.model_dump(mode="json"), "adapter_dtype": run.adapter_dtype}
+    if run.devices > 1:
+        chosen |= {"devices": run.devices, "strategy": run.strategy}
     if run.purpose is not None:
         chosen["purpose"] = run.purpose
     if run.chat_template_kwargs:
