@@ -138,8 +138,8 @@ def report_errors() -> Iterator[None]:
             with contextlib.suppress(OSError), Path(os.environ[RANK_LOG]).open("a") as log:
                 log.write(f"rank {rank()}: {traceback.format_exc()}")
         text = f"failed with {type(error).__name__}: {' '.join(str(error).split())[:300]}"
-        report = {"what": error.what, "fact": error.fact, "next_step": error.next_step} if isinstance(error, UserError) else None
-        report = {"time": time.time(), **(report or {"what": "", "fact": text, "next_step": ""})}
+        what, fact, next_step = (error.what, error.fact, error.next_step) if isinstance(error, UserError) else ("", text, "")
+        report = {"time": time.time(), "what": what, "fact": fact, "next_step": next_step}
         # The layout that torch's launcher expects in this file.
         told = {"message": {"message": text, "extraInfo": {"timestamp": str(int(time.time())), "py_callstack": ""}}, "seedcorn": report}
         Path(os.environ["TORCHELASTIC_ERROR_FILE"]).write_text(json.dumps(told))

@@ -153,7 +153,7 @@ def use_one_gpu() -> None:
 def use_all_gpus() -> None:
     """Undo `use_one_gpu` for the processes that are started from here; call before torch is imported."""
     if os.environ.pop(_FIRST_GPU, None):
-        del os.environ["CUDA_VISIBLE_DEVICES"]
+        os.environ.pop("CUDA_VISIBLE_DEVICES", None)
 
 
 def keep_freed_memory() -> None:

@@ -380,9 +380,9 @@ def describe_memory(run: RunFile, *, longest: int, dtype: str) -> MemoryFacts:
     estimate = estimate_run(run, shape=shape, lora=_lora_shape(run), longest=longest, on_gpu=gpu is not None, dtype=dtype)
     # Ranks on CPUs share the machine's memory; each GPU has its own, and the first one stands for all.
     available = gpu if gpu is not None else available_memory() // run.devices
-    facts = MemoryFacts(device="cpu" if gpu is None else "cuda", **estimate.as_gib(), available=round(available / GIB, 2))
-    if run.devices > 1:
-        facts = facts.model_copy(update={"ranks": run.devices})
+    ranks = {"ranks": run.devices} if run.devices > 1 else {}
+    device = "cpu" if gpu is None else "cuda"
+    facts = MemoryFacts.model_validate({"device": device, **ranks, **estimate.as_gib(), "available": round(available / GIB, 2)})
     if estimate.total > available:
         each = f" on each of {run.devices} ranks" if run.devices > 1 else ""
         fact = f"needs about {facts.total} GiB{each} and {facts.available} GiB are free"
