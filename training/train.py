@@ -243,7 +243,6 @@ def _with_own_steps(run: RunFile) -> type:
     Checkpoints are read back into the data type of the training; PEFT loads an adapter as float32 whatever it was trained in. Rows are
     grouped by length in an order that depends on seed and epoch alone.
     """
-
     trainer: Any = run.method.trainer_class
 
     class OwnTrainer(trainer):  # type: ignore[misc]
