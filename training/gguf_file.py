@@ -83,17 +83,7 @@ def write_gguf(folder: Path, file: Path, *, tokenizer: Any, dtype: FileType, nam
     writer.add_license(licence.lower())
     writer.add_base_model_count(1)
     writer.add_base_model_name(0, base)
-    writer.add_block_count(layers)
-    writer.add_context_length(config["max_position_embeddings"])
-    writer.add_embedding_length(config["hidden_size"])
-    writer.add_feed_forward_length(config["intermediate_size"])
-    writer.add_head_count(heads)
-    writer.add_head_count_kv(kv_heads)
-    writer.add_key_length(head_dim)
-    writer.add_value_length(head_dim)
-    writer.add_rope_dimension_count(head_dim)
-    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
-    writer.add_vocab_size(config["vocab_size"])
+    _add_shape(writer, config, kv_heads=kv_heads, head_dim=head_dim)
     writer.add_file_type(getattr(gguf.LlamaFileType, "ALL_F32" if dtype == "f32" else f"MOSTLY_{dtype.upper()}"))
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     rope = rope_settings(config)
@@ -128,6 +118,21 @@ def write_gguf(folder: Path, file: Path, *, tokenizer: Any, dtype: FileType, nam
         writer.write_tensor_data(values)
     writer.close()
     return len(planned) + len(extra)
+
+
+def _add_shape(writer: Any, config: Mapping[str, Any], *, kv_heads: int, head_dim: int) -> None:
+    """Add the model's dimensions."""
+    writer.add_block_count(config["num_hidden_layers"])
+    writer.add_context_length(config["max_position_embeddings"])
+    writer.add_embedding_length(config["hidden_size"])
+    writer.add_feed_forward_length(config["intermediate_size"])
+    writer.add_head_count(config["num_attention_heads"])
+    writer.add_head_count_kv(kv_heads)
+    writer.add_key_length(head_dim)
+    writer.add_value_length(head_dim)
+    writer.add_rope_dimension_count(head_dim)
+    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
+    writer.add_vocab_size(config["vocab_size"])
 
 
 def check_architecture(config: Mapping[str, Any]) -> None:
