@@ -10,7 +10,7 @@ the reference, without an error.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from pydantic import JsonValue
@@ -81,17 +81,33 @@ def config_settings(run: RunFile) -> dict[str, JsonValue]:
 
 def adjust_trainer(trainer: Any) -> None:
     """Add the gate of the first step and give the policy the reference's exact weights."""
+    add_first_step_gate(trainer, lambda logs: (preference_loss(trainer, logs), float(logs["rewards/margins"])), expected=math.log(2))
+    start_at_reference(trainer.model)
+
+
+def add_first_step_gate(trainer: Any, read: Callable[[Mapping[str, Any]], tuple[float, float]], *, expected: float) -> None:
+    """Check the first log entry of the training by `check_first_step`.
+
+    Args:
+        trainer: the TRL trainer.
+        read: returns the preference loss and the margin of a log entry.
+        expected: the loss of equal models.
+    """
     from transformers import TrainerCallback
 
     class FirstStepGate(TrainerCallback):
         def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
             if state.global_step == 1 and logs and "loss" in logs:
-                # A mixture-of-experts model adds its router's load-balancing loss, which does not depend on the reference.
-                routing = trainer.router_aux_loss_coef * float(logs["aux_loss"]) if trainer.aux_loss_enabled else 0.0
-                check_first_step(loss=float(logs["loss"]) - routing, margin=float(logs["rewards/margins"]))
+                loss, margin = read(logs)
+                check_first_step(loss=loss, margin=margin, expected=expected)
 
     trainer.add_callback(FirstStepGate())
-    start_at_reference(trainer.model)
+
+
+def preference_loss(trainer: Any, logs: Mapping[str, Any]) -> float:
+    """Return the loss of a log entry without the router's load-balancing loss, which does not depend on the reference."""
+    routing = trainer.router_aux_loss_coef * float(logs["aux_loss"]) if trainer.aux_loss_enabled else 0.0
+    return float(logs["loss"]) - routing
 
 
 def start_at_reference(model: Any) -> None:

@@ -7,12 +7,13 @@ also the frozen reference, with the same gates.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import JsonValue
 
 from training.config import RunFile
-from training.dpo import check_before, check_first_step, describe_result, start_at_reference, trainer_arguments
+from training.dpo import add_first_step_gate, check_before, describe_result, preference_loss, start_at_reference, trainer_arguments
 
 __all__ = [
     "adjust_trainer",
@@ -76,18 +77,12 @@ def config_settings(run: RunFile) -> dict[str, JsonValue]:
 
 def adjust_trainer(trainer: Any) -> None:
     """Add the gate of the first step and give the policy the reference's exact weights."""
-    from transformers import TrainerCallback
 
-    class FirstStepGate(TrainerCallback):
-        def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
-            if state.global_step == 1 and logs and "loss" in logs:
-                # A batch may have rows of one kind only. A distance below 0 is cut to 0, so one above 0 shows a difference.
-                rewards = [float(logs[key]) for key in ("rewards/chosen", "rewards/rejected", "kl") if key in logs]
-                margin = max(rewards, key=abs)
-                equal = trainer.desirable_weight == trainer.undesirable_weight == 1.0
-                routing = trainer.router_aux_loss_coef * float(logs["aux_loss"]) if trainer.aux_loss_enabled else 0.0
-                loss = float(logs["loss"]) - routing if equal else FIRST_LOSS
-                check_first_step(loss=loss, margin=margin, expected=FIRST_LOSS)
+    def read(logs: Mapping[str, Any]) -> tuple[float, float]:
+        # A batch may have rows of one kind only. A distance below 0 is cut to 0, so one above 0 shows a difference.
+        rewards = [float(logs[key]) for key in ("rewards/chosen", "rewards/rejected", "kl") if key in logs]
+        equal = trainer.desirable_weight == trainer.undesirable_weight == 1.0
+        return preference_loss(trainer, logs) if equal else FIRST_LOSS, max(rewards, key=abs)
 
-    trainer.add_callback(FirstStepGate())
+    add_first_step_gate(trainer, read, expected=FIRST_LOSS)
     start_at_reference(trainer.model)

@@ -271,8 +271,8 @@ def estimate_run(run: RunFile, *, shape: Shape, lora: LoraShape, longest: int, o
         dtype_bytes=4 if dtype == "float32" else 2,
         on_gpu=on_gpu,
     )
-    # DPOTrainer turns dropout off.
-    found = estimate_memory(shape, replace(lora, dropout=0.0) if run.method.continues else lora, step)
+    # The trainers of pairs turn dropout off.
+    found = estimate_memory(shape, replace(lora, dropout=0.0) if run.method.rows == "preference" else lora, step)
     if not is_divided:
         return found
     # ZeRO-3 and FSDP divide weights, gradients and AdamW's state.

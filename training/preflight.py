@@ -470,10 +470,10 @@ def devices_text(schedule: ScheduleFacts) -> str:
 
 def schedule_text(schedule: ScheduleFacts) -> str:
     """Return the schedule in one line, with the time if steps were measured."""
-    about = "about " if schedule.is_estimate else ""
+    about, more = "about " if schedule.is_estimate else "", "" if schedule.evaluations == 1 else "s"
     text = (
         f"schedule: {about}{schedule.steps} steps of {schedule.rows_a_step} rows, {schedule.warmup_steps} of them warm-up to "
-        f"{schedule.learning_rate:g}, then {schedule.lr_scheduler_type}; {schedule.evaluations} evaluations"
+        f"{schedule.learning_rate:g}, then {schedule.lr_scheduler_type}; {schedule.evaluations} evaluation{more}"
     )
     if schedule.seconds is None or schedule.seconds_a_step is None or schedule.seconds_an_evaluation is None:
         return f"{text} (--time measures a step)"

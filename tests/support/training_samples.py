@@ -6,7 +6,7 @@ import hashlib
 import importlib.util
 import json
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
@@ -170,12 +170,13 @@ def write_signed(
     also: Mapping[str, str] = MappingProxyType({}),
     texts: Mapping[str, str] = MappingProxyType({}),
     balance: Mapping[str, Any] = MappingProxyType({}),
+    make: Callable[[int], dict[str, Any]] | None = None,
 ) -> Path:
     """A snapshot of the kind; unsigned without a key. `also`: more protected sets, sha256 by name. `texts`: more files.
 
-    `balance`: rule and weights of the classes.
+    `balance`: rule and weights of the classes. `make`: a row by its number.
     """
-    make = instruction if kind == "instruction" else pair
+    make = make or (instruction if kind == "instruction" else pair)
     folder = project / "snapshots"
     folder.mkdir(parents=True, exist_ok=True)
     sets = {"eval": sha256, **also}

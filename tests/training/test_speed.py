@@ -85,9 +85,8 @@ def test_run_of_grouped_rows_resumes_to_the_same_adapter_within_and_between_epoc
             control.should_training_stop = state.global_step == self.step
 
     def train(name: str, *, stop: int = 0) -> tuple[Any, list[float]]:
-        run = load_run(
-            trained, f"{name}.yaml", run_settings(kind, output=name, trainer=settings, stopping={"every_steps": 2, "patience": 9})
-        )
+        stopping = {"every_steps": 2, "patience": 9}
+        run = load_run(trained, f"{name}.yaml", run_settings(kind, output=name, trainer=settings, stopping=stopping))
         report = preflight(run)
         checkpoint = prepare_resume(run.output, report)
         trainer, _ = build_trainer(run, report=report, say=lambda text: None)
