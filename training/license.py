@@ -17,7 +17,7 @@ from importlib.resources import files
 from pathlib import Path
 
 import yaml
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from argilla_setup.shown import plain_markdown as plain
 from curation.snapshot.manifest import TeacherTerms
@@ -66,6 +66,10 @@ class Licence(BaseModel):
     """Beginnings of its LICENSE file."""
     note: str = ""
     """Models under it."""
+    read: datetime.date | None = None
+    """Day on which its text was read; None if the entry was not compared with the text."""
+    copy_: str = Field(default="", alias="copy")
+    """Place where it was read, if not at its source."""
 
 
 class LicenceTable(BaseModel):

@@ -107,6 +107,10 @@ def test_table_is_dated_and_each_licence_has_a_source_and_known_questions() -> N
     names = [name for licence in table.licences for name in licence.names]
     assert len(set(names)) == len(names) and all(name == name.lower() for name in names)
     assert all(licence.source.startswith("https://") for licence in table.licences)
+    assert all(licence.read is not None and licence.read <= table.date for licence in table.licences if licence.copy_)
+    assert all(
+        (found := table.find(name)) and found.read for name in ("llama3", "llama3.1", "llama3.2", "llama3.3", "llama4", "gemma", "qwen")
+    )
     asked = {name for licence in table.licences for name in licence.questions}
     assert asked == set(table.questions)
     assert {table.questions[name].answer or name for name in asked} <= set(LicenceAnswers.model_fields)
