@@ -80,7 +80,8 @@ def adjust_trainer(trainer: Any) -> None:
         scores, tokens = output.log_probs.float(), mask[:, 1:].sum(dim=1).clamp(min=1)
         # The first half of a batch are the chosen answers.
         chosen, rejected = (scores.sum(dim=1) / tokens).chunk(2)
-        likelihood = -scores[: len(chosen)].sum() / tokens[: len(chosen)].sum()
+        # By rows and not by tokens, as the paper normalizes it, so that the loss of a step does not depend on how its rows are divided.
+        likelihood = -chosen.mean()
         ratios = odds_ratios(chosen, rejected)
         loss = likelihood - trainer.beta * torch.nn.functional.logsigmoid(ratios).mean()
         routing = output.aux_loss if trainer.aux_loss_enabled else None
