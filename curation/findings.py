@@ -43,6 +43,8 @@ class FindingKind(StrEnum):
     CONFLICT = "conflict"
     LABEL_NEIGHBOURS = "label_neighbours"
     LABEL_PAIR = "label_pair"
+    PII = "pii"
+    PII_MASKED = "pii_masked"
     OVER_CAP = "over_cap"
     TOPIC = "topic"
 
@@ -104,6 +106,8 @@ GATES = (
             K.CONFLICT: "same text under two labels",
             K.LABEL_NEIGHBOURS: "label differs from its neighbours",
             K.LABEL_PAIR: "near-equal text under another label",
+            K.PII: "holds PII or a secret",
+            K.PII_MASKED: "replaced by a row with its PII masked",
         },
         stores_findings=True,
         in_run=True,
@@ -145,6 +149,7 @@ _OTHER_REASONS = {
     "relabelled": "another label was given",
     "asked_again": "its cell is generated again",
     "relabel_undone": "the label was taken back",
+    "unmasked": "its original is no longer masked",
     "other_edit": "another edited version was kept",
     "edited_again": "edited again",
     "withdrawn": "edit withdrawn",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
@@ -242,8 +242,32 @@ class LabelErrors(Closed):
     """Least cosine of two texts that are nearly equal, so that different labels are suspected."""
 
 
+PiiKind = Literal[
+    "secret", "card number", "iban", "bank account", "social security number", "national id", "identity document", "crypto address",
+    "email", "ip address", "mac address", "phone number", "date of birth", "postal address", "name",
+]  # fmt: skip
+"""Kinds of PII. Of two overlapping findings the one that is listed first is kept."""
+OPTIONAL_PII: tuple[PiiKind, ...] = ("date of birth", "postal address", "name")
+"""Kinds that are searched only on request: public texts are full of them."""
+DEFAULT_PII: tuple[PiiKind, ...] = tuple(kind for kind in get_args(PiiKind) if kind not in OPTIONAL_PII)
+
+
+class Pii(Closed):
+    """Search for PII and secrets in every text that leaves (docs/privacy.md)."""
+
+    action: Literal["off", "flag", "mask", "drop"] = "flag"
+    """Consequence for a row with a finding: `flag` marks it for annotators, who see it in mode sample too; `mask` replaces it by a new row
+    with placeholders such as `[EMAIL]`; `drop` drops it; `off` searches nothing. A snapshot stops rows that should have been masked or
+    dropped."""
+    kinds: tuple[PiiKind, ...] = Field(default=DEFAULT_PII, min_length=1)
+    """Kinds that are searched. `name`, `postal address` and `date of birth` are found by patterns, with a low recall and only if
+    they are listed."""
+    regions: tuple[Annotated[str, Field(pattern=r"^[A-Z]{2}$")], ...] = ("US", "GB")
+    """Countries whose phone numbers are recognized without +."""
+
+
 class Screen(Closed):
-    """Leak detection and checks."""
+    """Leak detection, PII and checks."""
 
     protected: dict[str, Suite] = Field(default_factory=dict)
     """Protected evaluation sets by name."""
@@ -257,8 +281,19 @@ class Screen(Closed):
     """Checks that every row must pass."""
     labels: LabelErrors = LabelErrors()
     """Labels that are probably wrong."""
+    pii: Pii = Pii()
+    """PII and secrets; also one word, `pii: mask`."""
     alarm_share: float = Field(default=0.2, gt=0, le=1)
     """Share of rows dropped as leaks or by checks that raises an alarm; an emptied class always raises one."""
+
+    @field_validator("pii", mode="before")
+    @classmethod
+    def _by_name(cls, given: Any) -> Any:
+        # YAML reads `off` as false.
+        given = "off" if given is False else given
+        if isinstance(given, Mapping) and given.get("action") is False:
+            return {**given, "action": "off"}
+        return {"action": given} if isinstance(given, str) else given
 
 
 ReviewMode = Literal["none", "sample", "all"]

@@ -1,49 +1,159 @@
 """Find PII and secrets in texts, each with its position. The value itself is never returned, only a mask.
 
-Candidates are confirmed by maintained libraries: phone numbers by phonenumbers (Google's libphonenumber), card numbers, IBANs and
-US social security numbers by python-stdnum, secrets by detect-secrets and a list of provider prefixes. Names, postal addresses and
-dates of birth are not found: that needs a model (Presidio needs spaCy and a download).
+Candidates are confirmed by maintained libraries: phone numbers by phonenumbers (Google's libphonenumber), card and bank numbers and
+national ids by the check digits of python-stdnum, secrets by detect-secrets and a list of documented prefixes. A number whose form alone
+says little (eight digits of an account) counts only near a word that names it. Names, postal addresses and dates of birth are found by
+patterns too, on request: their recall is low (benchmarks/RESULTS.md).
+
+Time is linear in the characters: repetitions are bounded, and long lines are read in overlapping pieces. Most texts hold nothing of
+interest, so each text is first searched for cues, one regular expression per group of detectors.
 """
 
 from __future__ import annotations
 
 import bisect
+import importlib
 import ipaddress
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import pyarrow as pa
 import yaml
 
+from curation.config.gates import DEFAULT_PII, OPTIONAL_PII, PiiKind
+
+KINDS: tuple[PiiKind, ...] = get_args(PiiKind)
+_GRAVITY = {kind: place for place, kind in enumerate(KINDS)}
+
 # Long lines are read in overlapping pieces, so that no regular expression meets a line of megabytes.
 _WINDOW, _OVERLAP = 4_000, 300
+# Characters before and after a number in which a word must name it.
+_NEAR = 40
+_SHORTEST_SECRET = 6
+_AROUND_PHONE = 30
 
 EMAIL = re.compile(r"(?<![\w.+-])[\w.%+-]{1,64}@(?:[A-Za-z0-9-]{1,63}\.){1,8}[A-Za-z]{2,24}(?![\w-])")
 CARD = re.compile(r"(?<![\w.-])(?:[2-6]\d{13,18}|[2-6]\d{3}([ -])\d{4}\1\d{4}\1\d{4}|3\d{3}([ -])\d{6}\2\d{5})(?![\w-])")
 IBAN = re.compile(r"(?<!\w)[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,4})?(?!\w)")
 SSN = re.compile(r"(?<![\w-])\d{3}-\d{2}-\d{4}(?![\w-])")
-ADDRESS = re.compile(r"(?<![\w.])(?:\d{1,3}\.){3}\d{1,3}(?![\w.])")
+IPV4 = re.compile(r"(?<![\w.])(?:\d{1,3}\.){3}\d{1,3}(?![\w.])")
+IPV6 = re.compile(r"(?<![\w:.])(?:[0-9A-Fa-f]{1,4}:{1,2}){2,7}[0-9A-Fa-f]{1,4}(?![\w:])")
+MAC = re.compile(r"(?<![\w:-])[0-9A-Fa-f]{2}([:-])(?:[0-9A-Fa-f]{2}\1){4}[0-9A-Fa-f]{2}(?![\w:-])")
+BITCOIN = re.compile(r"(?<!\w)(?:[13][1-9A-HJ-NP-Za-km-z]{25,34}|bc1[02-9ac-hj-np-z]{11,71})(?!\w)")
+ETHEREUM = re.compile(r"(?<!\w)0x[0-9a-fA-F]{40}(?!\w)")
+SORT_CODE = re.compile(r"(?<![\w-])\d{2}([ -])\d{2}\1\d{2}(?![\w-])")
+UK_ACCOUNT = re.compile(r"(?<![\w-])\d{8}(?![\w-])")
+ROUTING = re.compile(r"(?<![\w-])\d{9}(?![\w-])")
+ACCOUNT = re.compile(r"(?<![\w-])\d{6,17}(?![\w-])")
+PASSPORT = re.compile(
+    r"passport(?: (?:number|no\.?|num|nr\.?|id))?[ :#]{0,3}(?:is |was )?(?:[A-Z]{2,3} )?(?P<it>[A-Z]{0,2}\d{6,9})(?!\w)", re.IGNORECASE
+)
+LICENCE = re.compile(
+    r"(?<!\w)(?:[A-Z]{2,5}9{0,3}\d[01567]\d[0-3]\d\d[A-Z9]{2}\d[A-Z]{2}(?!\w)"
+    r"|(?i:driv(?:er'?s?|ing) licen[cs]e(?: (?:number|no\.?))?[ :#]{0,3}(?:is )?)(?P<it>[A-Z]{0,2}\d[\dA-Z-]{5,16})(?![\w-]))"
+)
+MONTHS = "Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec"
+BIRTH = re.compile(
+    r"(?<!\w)(?:date of birth|birth ?date|d\.?o\.?b\.?|born on)(?: is)?[ :]{1,3}(?P<it>\d{1,4}[./-]\d{1,2}[./-]\d{1,4}"
+    rf"|\d{{1,2}}(?:st|nd|rd|th)? (?:{MONTHS})[a-z]{{0,6}},? \d{{4}}|(?:{MONTHS})[a-z]{{0,6}} \d{{1,2}}(?:st|nd|rd|th)?,? \d{{4}})(?!\w)",
+    re.IGNORECASE,
+)
+STREETS = (
+    "Street|St|Avenue|Ave|Road|Rd|Lane|Ln|Drive|Dr|Boulevard|Blvd|Court|Ct|Way|Place|Pl|Square|Sq|Terrace|Close|Crescent|Gardens|Highway|Hwy"
+    "|Parkway|Pkwy|Circle|Cir|Trail|Mews|Grove"
+)
+POSTCODE = r"[A-Z]{1,2}\d[A-Z\d]? \d[ABD-HJLNP-UW-Z]{2}"
+POSTAL = re.compile(
+    rf"(?<![\w.])\d{{1,5}}[A-Za-z]?,? (?:[NSEW]\.? )?(?:[A-Z0-9][\w'.-]{{0,20}} ){{1,4}}(?:{STREETS})(?!\w)\.?"
+    rf"(?:,? (?:Apt|Suite|Ste|Unit|Flat|#)\.? ?\w{{1,5}})?(?:,? (?:[A-Z][\w'.-]{{1,20}} ?){{1,3}})?"
+    rf"(?:,? (?:[A-Z]{{2}} \d{{5}}(?:-\d{{4}})?|{POSTCODE}))?"
+    rf"|(?<!\w){POSTCODE}(?!\w)"
+    r"|(?i:(?<!\w)P\.? ?O\.? Box \d{1,6})"
+    r"|(?<!\w)[A-ZÄÖÜ][a-zäöüß-]{2,25}(?:straße|strasse|str\.|gasse|allee|platz|weg) \d{1,4}[a-z]?(?:, \d{5} [A-ZÄÖÜ][a-zäöüß]{2,25})?"
+)
+# A person's name where the words around say that it is one.
+_PERSON = r"(?P<it>[A-Z][a-zà-ÿ'’-]{1,20}(?: [A-Z]\.)?(?: (?:de |van |von |da |bin |al-|Mc|O['’])?[A-Z][a-zà-ÿ'’-]{1,20}){0,2})"
+NAME = re.compile(
+    r"(?<!\w)(?:(?i:my name is|name is|i am called|signed,?|sincerely,?|regards,?|yours truly,?"
+    r"|patient:|name:|attn:|contact:|from:|to:)\s{1,3}"
+    r"|(?:Mr|Mrs|Ms|Miss|Mx|Dr|Prof)\.? |(?:Dear|Hi|Hello) (?=[A-Z][a-z]+ [A-Z]|[A-Z][a-z]+,))"
+    rf"{_PERSON}(?!\w)"
+)
 # Seven digits with little between them, the least a phone number needs. Checked first because the library is slow.
 DIALLED = re.compile(r"\+?\d(?:[ ().+/\u2010-\u2015-]{0,3}\d){6}")
 # The notation of phone numbers: with + and a country code, or in groups. Ten consecutive digits, or digits in a sum, are a number.
 WRITTEN = re.compile(r"\+\d|[^/+]*\d[ ().\u2010-\u2015-]+\d[^/]*$")
 # Placeholders in documentation, which are no secrets.
-PLACEHOLDER = re.compile(r"your|example|change_?me|placeholder|x{3}|[<>{}$*]", re.IGNORECASE)
+PLACEHOLDER = re.compile(r"your|example|change_?me|placeholder|x{3}|[<>{}$*]|(?-i:\[[A-Z_]+\])", re.IGNORECASE)
 # Domains that RFC 2606 reserves for examples; an address there belongs to nobody.
 RESERVED = re.compile(r"(?:^|[@.])(?:example\.(?:com|org|net)|[\w-]+\.(?:example|test|invalid|localhost))$", re.IGNORECASE)
 PRIVATE_KEY = re.compile(
     r"-----BEGIN [A-Z ]{0,30}PRIVATE KEY(?: BLOCK)?-----(?:.{0,20000}?-----END [A-Z ]{0,30}PRIVATE KEY(?: BLOCK)?-----|.{0,200})", re.DOTALL
 )
-_SHORTEST_SECRET = 6
-# Words without which the keyword detector of detect-secrets, the slowest one, finds nothing.
-KEY_WORDS = ("pass", "pwd", "key", "secret", "token", "contrase")
-# A line without a match holds no secret: all but passwords in URLs and the tokens of Slack and Artifactory are 16 characters or more.
-MAY_HOLD_SECRET = re.compile(r"\S{16}|://|xox|AKC|AP[\dA-F]|pass|pwd|key|secret|token|contrase", re.IGNORECASE)
-# Of two overlapping findings the more serious one is kept.
-GRAVITY = ("secret", "iban", "card number", "social security number", "email", "ip address", "phone number")
+
+# Cues. A text or line without a match holds nothing of the group; a test compares with a search without cues.
+ANY_DIGIT = re.compile(r"\d")
+NUMBER_CUE = re.compile(
+    r"\d(?:[ ().+/:\u2010-\u2015-]{0,3}\d){5}|\d\.\d{1,3}\.\d{1,3}\.\d|[0-9A-Fa-f]:[0-9A-Fa-f]{0,4}:|[A-Z]{2}[A-Z ]\d{2}[A-Z ]?\d{2}"
+    r"|[A-Z]{2} ?\d\d ?\d\d|0x[0-9a-fA-F]{40}|(?<!\w)(?:[13]|bc1)[0-9A-Za-z]{11}[0-9A-Za-z]{14}"
+    r"|(?<!\w)[0-9A-Fa-f]{2}-[0-9A-Fa-f]{2}-[0-9A-Fa-f]{2}-|[A-Z]{6}\d\d[A-Z]|[A-Z]{5}\d{4}[A-Z]"
+)
+_WORDS = ("pass", "pwd", "pw", "key", "secret", "token", "contrase")
+# Classes of both cases are searched three times as fast as with IGNORECASE.
+_CASELESS = ["".join(f"[{letter}{letter.upper()}]" for letter in word) for word in _WORDS]
+# Every token but those of Slack and Artifactory has twenty such characters in a row; a keyword's value follows after a sign.
+SECRET_CUE = re.compile(
+    rf"(?<![\w+/=-])[\w+/=-]{{20}}|://\S{{1,400}}@|[xX][oO][xX]|AKC|AP[\dA-F]|(?:{'|'.join(_CASELESS)})[^\n]{{0,60}}?[=:(,>]"
+)
+OPTIONAL_CUE = re.compile(rf"\d[A-Za-z]? |(?i:dob|birth|born|box)|{POSTCODE}|(?:stra(?:ß|ss)e|str\.|gasse|allee|platz|weg) \d")
+
+
+class NationalId(NamedTuple):
+    """A national number: its form, the module of python-stdnum that checks it, and the word that must be near where the form is common."""
+
+    country: str
+    pattern: re.Pattern[str]
+    checked_by: str
+    near: re.Pattern[str] | None = None
+
+
+def _form(country: str, pattern: str, checked_by: str = "", near: str = "") -> NationalId:
+    bounded = re.compile(rf"(?<![\w.-])(?:{pattern})(?![\w-])")
+    return NationalId(country, bounded, checked_by, re.compile(rf"(?<!\w)(?:{near})(?!\w)", re.IGNORECASE) if near else None)
+
+
+NATIONAL_IDS = (
+    _form("GB", r"(?!BG|GB|NK|KN|TN|NT|ZZ)[A-CEGHJ-PR-TW-Z][A-CEGHJ-NPR-TW-Z] ?\d{2} ?\d{2} ?\d{2} ?[A-D]"),
+    _form("GB", r"\d{3}[ -]?\d{3}[ -]?\d{4}", "gb.nhs", "NHS"),
+    _form("US", r"9\d{2}-\d{2}-\d{4}", "us.itin"),
+    _form("CA", r"\d{3}[ -]\d{3}[ -]\d{3}", "ca.sin", "SIN|social insurance"),
+    _form("AU", r"\d{3} ?\d{3} ?\d{3}", "au.tfn", "TFN|tax file"),
+    _form("DE", r"\d{2} ?\d{3} ?\d{3} ?\d{3}", "de.idnr", "IdNr\\.?|Steuer-?ID|Steueridentifikationsnummer|tax id"),
+    _form("FR", r"[12] ?\d{2} ?(?:0[1-9]|1[0-2]) ?\d[\dAB] ?\d{3} ?\d{3} ?\d{2}", "fr.nir"),
+    _form("ES", r"\d{8}-?[A-HJ-NP-TV-Z]", "es.dni"),
+    _form("ES", r"[XYZ]-?\d{7}-?[A-HJ-NP-TV-Z]", "es.nie"),
+    _form("IT", r"[A-Z]{6}\d{2}[A-EHLMPRST]\d{2}[A-Z]\d{3}[A-Z]", "it.codicefiscale"),
+    _form("NL", r"\d{9}", "nl.bsn", "BSN|burgerservicenummer"),
+    _form("BE", r"\d{2}\.\d{2}\.\d{2}-\d{3}\.\d{2}", "be.nn"),
+    _form("PL", r"\d{11}", "pl.pesel", "PESEL"),
+    _form("SE", r"(?:\d{2})?\d{6}[-+]\d{4}", "se.personnummer"),
+    _form("FI", r"\d{6}[-+A-FU-Y]\d{3}[0-9A-FHJ-NPR-Y]", "fi.hetu"),
+    _form("DK", r"\d{6}-?\d{4}", "dk.cpr", "CPR"),
+    _form("NO", r"\d{6} ?\d{5}", "no.fodselsnummer", "fødselsnummer|fodselsnummer|personnummer"),
+    _form("CH", r"756\.\d{4}\.\d{4}\.\d{2}", "ch.ssn"),
+    _form("BR", r"\d{3}\.\d{3}\.\d{3}-\d{2}", "br.cpf"),
+    _form("MX", r"[A-Z]{4}\d{6}[HM][A-Z]{5}[A-Z\d]\d", "mx.curp"),
+    _form("IN", r"[A-Z]{3}[ABCFGHLJPT][A-Z]\d{4}[A-Z]", "in_.pan"),
+    _form("IN", r"\d{4} ?\d{4} ?\d{4}", "in_.aadhaar", "aadhaar|aadhar|UIDAI"),
+    _form("CN", r"\d{17}[\dXx]", "cn.ric"),
+    _form("KR", r"\d{6}-[1-4]\d{6}", "kr.rrn"),
+    _form("TR", r"\d{11}", "tr.tckimlik", "T\\.?C\\.? ?kimlik|TCKN|kimlik"),
+    _form("ZA", r"\d{13}", "za.idnr", "ID number|identity number"),
+)
 
 
 class Found(NamedTuple):
@@ -52,12 +162,34 @@ class Found(NamedTuple):
     start: int
     end: int
     kind: str
+    """A `PiiKind`, for a secret and a national id with a colon and the provider or country."""
     masked: str
     found_by: str
 
 
+@dataclass(frozen=True)
+class PiiSearch:
+    """The kinds that are searched, and the countries whose phone numbers need no country code."""
+
+    kinds: frozenset[PiiKind] = frozenset(DEFAULT_PII)
+    regions: tuple[str, ...] = ("US",)
+
+
+DEFAULT = PiiSearch()
+
+
+def search_in(region: str | None) -> PiiSearch:
+    """Return the search for all default kinds with the phone numbers of one country; None finds numbers with + only."""
+    return PiiSearch(regions=(region,) if region else ())
+
+
+def kind_of(found: Found) -> PiiKind:
+    """Return the kind without the provider or country."""
+    return found.kind.partition(":")[0]  # type: ignore[return-value]
+
+
 def find_pii(texts: Sequence[str] | pa.Array, *, region: str | None = "US") -> pa.Table:
-    """Find PII and secrets.
+    """Find PII and secrets of the default kinds.
 
     Nothing leaves the machine: the detectors' online verification is not used. Time grows with the characters.
 
@@ -69,7 +201,7 @@ def find_pii(texts: Sequence[str] | pa.Array, *, region: str | None = "US") -> p
         One line per finding: row, kind, start, end (in characters), masked, found_by.
     """
     plain: list[str] = texts.to_pylist() if isinstance(texts, pa.Array | pa.ChunkedArray) else list(texts)
-    found = [(row, *one) for row, text in enumerate(plain) for one in spans_of(text, region=region)]
+    found = [(row, *one) for row, text in enumerate(plain) for one in spans_of(text, search_in(region))]
     columns = list(zip(*found, strict=True)) or [()] * 6
     names = {"row": pa.int64(), "start": pa.int64(), "end": pa.int64(), "kind": pa.string(), "masked": pa.string(), "found_by": pa.string()}
     return pa.table({name: pa.array(column, kind) for (name, kind), column in zip(names.items(), columns, strict=True)})
@@ -77,7 +209,7 @@ def find_pii(texts: Sequence[str] | pa.Array, *, region: str | None = "US") -> p
 
 def mask_pii(text: str, *, region: str | None = "US") -> str:
     """Return the text with every value that `find_pii` finds replaced by its mask."""
-    return replace_spans(text, spans_of(text, region=region))
+    return replace_spans(text, spans_of(text, search_in(region)))
 
 
 def replace_spans(text: str, spans: Sequence[Found]) -> str:
@@ -89,20 +221,43 @@ def replace_spans(text: str, spans: Sequence[Found]) -> str:
     return "".join([*parts, text[at:]])
 
 
-def spans_of(text: str, *, region: str | None) -> list[Found]:
-    """Return the findings in one text, in order and without overlaps (see `GRAVITY`)."""
-    kept: list[Found] = []
-    every = {found for offset, piece in _pieces(text) for found in _find(piece, offset, region)}
+def as_placeholders(spans: Sequence[Found]) -> list[Found]:
+    """Return the spans with placeholders of their kind as masks, such as `[EMAIL]`: they hold no part of the value."""
+    return [span._replace(masked=f"[{kind_of(span).upper().replace(' ', '_')}]") for span in spans]
+
+
+def spans_of(text: str, search: PiiSearch = DEFAULT) -> list[Found]:
+    """Return the findings in one text, in order and without overlaps (see `PiiKind`)."""
+    wanted = _cued(text, search)
+    if not wanted:
+        return []
+    every = {found for offset, piece in _pieces(text) for found in _find(piece, offset, search, wanted)}
     # A private key spans lines, so it is searched in the whole text.
-    if "PRIVATE KEY" in text:
+    if "secret" in search.kinds and "PRIVATE KEY" in text:
         every |= {Found(*match.span(), "secret: Private Key", "-----BEGIN ***", "pattern") for match in PRIVATE_KEY.finditer(text)}
+    kept: list[Found] = []
     # The gravest kind first, then the longest: of overlapping findings the one that masks more is kept.
-    for found in sorted(every, key=lambda f: (GRAVITY.index(f.kind.partition(":")[0]), f.start - f.end, f)):
+    for found in sorted(every, key=lambda f: (_GRAVITY[kind_of(f)], f.start - f.end, f)):
         place = bisect.bisect(kept, found)
         before, after = kept[max(0, place - 1) : place], kept[place : place + 1]
         if all(found.end <= other.start or found.start >= other.end for other in (*before, *after)):
             kept.insert(place, found)
     return kept
+
+
+def _cued(text: str, search: PiiSearch) -> set[str]:
+    """Return the groups of detectors that may find something in a text."""
+    groups = {
+        "email": "email" in search.kinds and "@" in text,
+        "number": bool(search.kinds & _NUMBERS) and ANY_DIGIT.search(text) is not None and NUMBER_CUE.search(text) is not None,
+        "secret": "secret" in search.kinds and SECRET_CUE.search(text) is not None,
+        "optional": bool(search.kinds & _OPTIONAL) and ("name" in search.kinds or OPTIONAL_CUE.search(text) is not None),
+    }
+    return {name for name, is_cued in groups.items() if is_cued}
+
+
+_OPTIONAL = frozenset(OPTIONAL_PII)
+_NUMBERS = frozenset(KINDS) - _OPTIONAL - {"secret", "email"}
 
 
 def _pieces(text: str) -> Iterator[tuple[int, str]]:
@@ -114,40 +269,138 @@ def _pieces(text: str) -> Iterator[tuple[int, str]]:
         at += len(line)
 
 
-def _find(text: str, offset: int, region: str | None) -> Iterator[Found]:
-    if any(c.isdigit() for c in text):
-        yield from _numbers(text, offset, region)
-    if "@" in text:
+def _find(text: str, offset: int, search: PiiSearch, wanted: Collection[str]) -> Iterator[Found]:
+    if "number" in wanted and ANY_DIGIT.search(text) and NUMBER_CUE.search(text):
+        for found in _numbers(text, search):
+            yield found._replace(start=found.start + offset, end=found.end + offset)
+    if "email" in wanted and "@" in text:
         for match in EMAIL.finditer(text):
             if not RESERVED.search(match[0]):
                 name, _, domain = match[0].partition("@")
                 yield Found(offset + match.start(), offset + match.end(), "email", f"{name[0]}***@{domain[0]}***", "pattern")
-    for start, end, kind, found_by in _secrets(text):
-        shown = text[start : start + 4] if end - start > 12 else ""
-        yield Found(offset + start, offset + end, f"secret: {kind}", f"{shown}***", found_by)
+    if "secret" in wanted and SECRET_CUE.search(text):
+        for start, end, kind, found_by in _secrets(text):
+            shown = text[start : start + 4] if end - start > 12 else ""
+            yield Found(offset + start, offset + end, f"secret: {kind}", f"{shown}***", found_by)
+    if "optional" in wanted:
+        patterns: tuple[tuple[PiiKind, re.Pattern[str]], ...] = (("date of birth", BIRTH), ("postal address", POSTAL), ("name", NAME))
+        for optional, pattern in patterns:
+            if optional in search.kinds:
+                for match in pattern.finditer(text):
+                    start, end = match.span("it" if "it" in pattern.groupindex else 0)
+                    yield Found(offset + start, offset + end, optional, "***", "pattern")
 
 
-def _numbers(text: str, offset: int, region: str | None) -> Iterator[Found]:
-    from phonenumbers import PhoneNumberMatcher
+def _numbers(text: str, search: PiiSearch) -> Iterator[Found]:
     from stdnum import iban, luhn
     from stdnum.us import ssn
 
-    for pattern, kind, is_valid in (
-        (CARD, "card number", lambda v: luhn.is_valid(re.sub(r"[ -]", "", v))),
-        (IBAN, "iban", iban.is_valid),
-        (SSN, "social security number", ssn.is_valid),
-    ):
-        for match in pattern.finditer(text):
-            if is_valid(match[0]):
-                yield Found(offset + match.start(), offset + match.end(), kind, f"***{match[0][-2:]}", "python-stdnum")
-    for match in ADDRESS.finditer(text):
-        if _is_public(match[0]):
-            yield Found(offset + match.start(), offset + match.end(), "ip address", f"{match[0].partition('.')[0]}.***", "ipaddress")
-    if DIALLED.search(text):
-        for phone in PhoneNumberMatcher(text, region):
-            if not WRITTEN.match(phone.raw_string):
+    kinds = search.kinds
+    checked: tuple[tuple[PiiKind, re.Pattern[str], Any], ...] = (
+        ("card number", CARD, lambda v: luhn.is_valid(re.sub(r"[ -]", "", v))),
+        ("iban", IBAN, iban.is_valid),
+        ("social security number", SSN, ssn.is_valid),
+    )
+    for kind, pattern, is_valid in checked:
+        if kind in kinds:
+            for match in pattern.finditer(text):
+                if is_valid(match[0]):
+                    yield Found(*match.span(), kind, f"***{match[0][-2:]}", "python-stdnum")
+    if "national id" in kinds:
+        for form in NATIONAL_IDS:
+            if form.near is not None and not form.near.search(text):
                 continue
-            yield Found(offset + phone.start, offset + phone.end, "phone number", f"***{phone.raw_string[-2:]}", "phonenumbers")
+            for match in form.pattern.finditer(text):
+                if (form.near is None or _is_near(form.near, text, match)) and _is_valid(form.checked_by, match[0]):
+                    by = "python-stdnum" if form.checked_by else "pattern"
+                    yield Found(*match.span(), f"national id: {form.country}", f"***{match[0][-2:]}", by)
+    if "bank account" in kinds:
+        yield from _bank_accounts(text)
+    if "identity document" in kinds:
+        for pattern in (PASSPORT, LICENCE):
+            for match in pattern.finditer(text):
+                start, end = match.span("it") if match["it"] else match.span()
+                yield Found(start, end, "identity document", f"***{text[end - 2 : end]}", "pattern")
+    if "crypto address" in kinds:
+        from stdnum import bitcoin
+
+        for pattern, by in ((BITCOIN, "python-stdnum"), (ETHEREUM, "pattern")):
+            for match in pattern.finditer(text):
+                if pattern is ETHEREUM or bitcoin.is_valid(match[0]):
+                    yield Found(*match.span(), "crypto address", f"{match[0][:3]}***", by)
+    if "ip address" in kinds:
+        for match in (*IPV4.finditer(text), *IPV6.finditer(text)):
+            if _is_public(match[0]):
+                yield Found(*match.span(), "ip address", f"{re.split('[.:]', match[0])[0]}.***", "ipaddress")
+    if "mac address" in kinds:
+        for match in MAC.finditer(text):
+            if match[0].lower().replace("-", ":") not in ("ff:ff:ff:ff:ff:ff", "00:00:00:00:00:00", "00:11:22:33:44:55"):
+                yield Found(*match.span(), "mac address", f"{match[0][:2]}***", "pattern")
+    if "phone number" in kinds and DIALLED.search(text):
+        yield from _phone_numbers(text, search.regions)
+
+
+_SORT_WORDS = re.compile(r"(?<!\w)(?:sort ?code|account|acc(?:t|ount)?\.?|a/c)(?!\w)", re.IGNORECASE)
+_SORT_CODE_WORD = re.compile(r"sort ?code", re.IGNORECASE)
+_ROUTING_WORDS = re.compile(r"(?<!\w)(?:routing|ABA|RTN)(?!\w)", re.IGNORECASE)
+_ACCOUNT_WORDS = re.compile(r"(?<!\w)(?:account|acct\.?|a/c) ?(?:number|no\.?|num\.?|#|:)", re.IGNORECASE)
+
+
+def _bank_accounts(text: str) -> Iterator[Found]:
+    """Find a sort code with an account number near it, a routing number, and a number that is called an account number."""
+    found = set[tuple[int, int]]()
+    if _SORT_WORDS.search(text):
+        for code in SORT_CODE.finditer(text):
+            accounts = list(UK_ACCOUNT.finditer(text, max(0, code.start() - 2 * _NEAR), code.end() + 2 * _NEAR))
+            if accounts or _is_near(_SORT_CODE_WORD, text, code):
+                found |= {code.span(), *(account.span() for account in accounts)}
+    if _ROUTING_WORDS.search(text):
+        found |= {m.span() for m in ROUTING.finditer(text) if _is_near(_ROUTING_WORDS, text, m) and _is_valid("us.rtn", m[0])}
+    for named in _ACCOUNT_WORDS.finditer(text):
+        number = ACCOUNT.search(text, named.end(), named.end() + 24)
+        if number is not None:
+            found.add(number.span())
+    yield from (Found(start, end, "bank account", f"***{text[end - 2 : end]}", "pattern") for start, end in sorted(found))
+
+
+def _phone_numbers(text: str, regions: Sequence[str]) -> Iterator[Found]:
+    """Find phone numbers with a country code, and those of some countries without."""
+    from phonenumbers import PhoneMetadata, PhoneNumberMatcher
+
+    # The library takes 10 µs per candidate character, so it reads only the surroundings of enough digits.
+    ends = list[list[int]]()
+    for match in DIALLED.finditer(text):
+        start, end = max(0, match.start() - _AROUND_PHONE), min(len(text), match.end() + _AROUND_PHONE)
+        if ends and start <= ends[-1][1]:
+            ends[-1][1] = end
+        else:
+            ends.append([start, end])
+    windows = [(start, text[start:end]) for start, end in ends]
+    for region in regions or (None,):
+        metadata = PhoneMetadata.metadata_for_region(region) if region else None
+        prefix = metadata.national_prefix if metadata is not None else None
+        for offset, phone in ((at, phone) for at, piece in windows for phone in PhoneNumberMatcher(piece, region)):
+            raw = phone.raw_string
+            # A number of ten or eleven digits may begin with any digit; one that begins with 0 is dialled.
+            starts_national = prefix == "0" and raw.lstrip("( ").startswith("0")
+            if WRITTEN.match(raw) or starts_national:
+                if prefix == "0" and not starts_national and not raw.lstrip("( ").startswith("+"):
+                    continue
+                yield Found(offset + phone.start, offset + phone.end, "phone number", f"***{raw[-2:]}", "phonenumbers")
+
+
+def _is_near(words: re.Pattern[str], text: str, match: re.Match[str]) -> bool:
+    return words.search(text[max(0, match.start() - _NEAR) : match.end() + _NEAR]) is not None
+
+
+def _is_valid(module: str, value: str) -> bool:
+    """Check a number with a module of python-stdnum; with an empty name the form is enough."""
+    return not module or bool(_checker(module)(value))
+
+
+@cache
+def _checker(module: str) -> Any:
+    return importlib.import_module(f"stdnum.{module}").is_valid
 
 
 def _is_public(address: str) -> bool:
@@ -158,11 +411,10 @@ def _is_public(address: str) -> bool:
 
 
 def _secrets(text: str) -> Iterator[tuple[int, int, str, str]]:
-    if not MAY_HOLD_SECRET.search(text):
-        return
     for name, pattern in _listed():
         for match in pattern.finditer(text):
-            yield *match.span(), name, "list of prefixes"
+            if not PLACEHOLDER.search(match[0]):
+                yield *match.span(), name, "list of prefixes"
     low = text.lower()
     from detect_secrets.plugins.base import RegexBasedDetector
 
@@ -171,7 +423,7 @@ def _secrets(text: str) -> Iterator[tuple[int, int, str, str]]:
         # Detectors that are only a list of expressions are searched here, which keeps the position of each match.
         if type(detector).analyze_string is RegexBasedDetector.analyze_string:
             spans = [_secret_span(match) for pattern in detector.denylist for match in pattern.finditer(text)]
-        elif any(word in low for word in KEY_WORDS) or name == "JSON Web Token":
+        elif any(word in low for word in _WORDS) or name == "JSON Web Token":
             spans = [
                 match.span()
                 for value in detector.analyze_string(text)

@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 import yaml
 
-from curation.distribution.pii import Found, replace_spans, spans_of
+from curation.distribution.pii import Found, replace_spans, search_in, spans_of
 from curation.distribution.schema import Description, Example, Length, PersonalData, Share, Spread, Topic, Wording
 from curation.distribution.topics import Topics
 from curation.errors import ProjectError, UserError
@@ -247,7 +247,7 @@ def describe(
     owners = info.owners if info.owners is not None else range(len(completions))
     rows_of: dict[Part, Sequence[int]] = {"prompt": range(len(prompts)), "completion": owners}
     texts: dict[Part, Sequence[str]] = {"prompt": prompts, "completion": completions}
-    spans = {part: [spans_of(text, region=region) for text in texts[part]] for part in texts}
+    spans = {part: [spans_of(text, search_in(region)) for text in texts[part]] for part in texts}
     examples = _Examples(texts, spans, rows_of, info.ids if info.ids is not None else [str(row) for row in range(len(prompts))])
     wording, refusals = _wording(completions, owners, len(prompts), examples)
     # The longer the text, the more certain its language: each prompt is read with its first completion.

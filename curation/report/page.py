@@ -11,7 +11,7 @@ import hashlib
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from functools import cache
 from itertools import groupby
 from pathlib import Path
@@ -23,8 +23,8 @@ from curation.quality.judge_calibration import JudgeCalibration
 from curation.report import charts
 from curation.report.charts import scatter
 from curation.report.notices import describe_alpha, find_notices
-from curation.report.redaction import mask_fields, mask_rows, withhold_protected
-from curation.report.schema import Distribution, Drop, ReportData
+from curation.report.redaction import mask_fields, mask_rows, pii_search, withhold_protected
+from curation.report.schema import Distribution, ReportData
 from curation.report.text_diff import mark_differences
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def render_report(data: ReportData, *, drops_per_reason: int = EXAMPLES, protect
             data=data,
             notices=find_notices(data),
             missing=[NOT_RUN[part] for part in NOT_RUN if getattr(data, part) is None],
-            drop_groups=_drop_groups(data.drops or (), drops_per_reason),
+            drop_groups=_drop_groups(data, drops_per_reason),
             balance=[(d, _describe_balance(d)) for d in data.distributions or ()],
             script=_safe(FOLDER.joinpath("script.html").read_text)(encoding="utf-8"),
             script_hash=_script_hash(),
@@ -137,15 +137,16 @@ def wilson(hits: int, n: int) -> tuple[float, float]:
     return rate.low, rate.high
 
 
-def _drop_groups(drops: Sequence[Drop], most: int) -> list[dict[str, Any]]:
+def _drop_groups(data: ReportData, most: int) -> list[dict[str, Any]]:
     """Group drops by stage in the order met: reasons, the shown rows and the number of hidden ones."""
+    drops, search = data.drops or (), pii_search(data)
     stages = list(dict.fromkeys(drop.stage for drop in drops))
     ordered = sorted(drops, key=lambda drop: (stages.index(drop.stage), drop.reason))
     groups = []
     for stage, members in groupby(ordered, key=lambda drop: drop.stage):
         rows = list(members)
         chosen = [row for _, same in groupby(rows, key=lambda drop: drop.reason) for row in list(same)[:most]]
-        shown = [mask_fields(row, "text", "twin_text", "evidence") for row in chosen]
+        shown = [mask_fields(row, search, "text", "twin_text", "evidence", "label", "twin_label") for row in chosen]
         reasons = Counter(row.reason for row in rows)
         groups.append({"stage": stage, "reasons": reasons.most_common(), "rows": shown, "hidden": len(rows) - len(shown)})
     return groups

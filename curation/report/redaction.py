@@ -10,40 +10,53 @@ from typing import TypeVar
 
 from pydantic import BaseModel
 
-from curation.distribution.pii import mask_pii
+from curation.distribution.pii import PiiSearch, replace_spans, spans_of
 from curation.distribution.schema import Comparison
 from curation.report.schema import JudgeQuality, ReportData
 
 Shown = TypeVar("Shown", bound=BaseModel)
 
 
+def pii_search(data: ReportData) -> PiiSearch:
+    """Return the PII that the page masks."""
+    return PiiSearch(frozenset(data.pii_kinds), data.phone_regions)
+
+
 def mask_rows(data: ReportData) -> ReportData:
     """Mask personal data in the texts of leaks, conflicts, disputes and failures; dropped rows are masked when they are selected."""
-    review = data.review
+    review, search = data.review, pii_search(data)
     return data.model_copy(
         update={
-            "leaks": tuple(mask_fields(leak, "text", "item_text", "evidence") for leak in data.leaks),
-            "conflicts": data.conflicts and tuple(mask_fields(c, "text", "twin_text") for c in data.conflicts),
-            "review": review and review.model_copy(update={"disputes": tuple(mask_fields(d, "text", "comment") for d in review.disputes)}),
-            "failures": data.failures and tuple(mask_fields(f, "example") for f in data.failures),
+            "leaks": tuple(mask_fields(leak, search, "text", "item_text", "evidence") for leak in data.leaks),
+            "conflicts": data.conflicts and tuple(mask_fields(c, search, "text", "twin_text") for c in data.conflicts),
+            "review": review
+            and review.model_copy(update={"disputes": tuple(mask_fields(d, search, "text", "comment") for d in review.disputes)}),
+            "failures": data.failures and tuple(mask_fields(f, search, "example") for f in data.failures),
             "pairs": data.pairs
             and data.pairs.model_copy(
-                update={"near_identical": tuple((row, mask_pii(a), mask_pii(b)) for row, a, b in data.pairs.near_identical)}
+                update={
+                    "near_identical": tuple((row, mask_text(a, search), mask_text(b, search)) for row, a, b in data.pairs.near_identical)
+                }
             ),
             "judge": data.judge
             and data.judge.model_copy(
                 update={
-                    "apart": tuple(mask_fields(line, "text", "twin_text") for line in data.judge.apart),
-                    "odd": tuple(mask_fields(line, "text", "rationale") for line in data.judge.odd),
+                    "apart": tuple(mask_fields(line, search, "text", "twin_text") for line in data.judge.apart),
+                    "odd": tuple(mask_fields(line, search, "text", "rationale") for line in data.judge.odd),
                 }
             ),
         }
     )
 
 
-def mask_fields(value: Shown, *fields: str) -> Shown:
+def mask_fields(value: Shown, search: PiiSearch, *fields: str) -> Shown:
     """Return the value with personal data masked in these fields."""
-    return value.model_copy(update={name: mask_pii(text) for name in fields if (text := getattr(value, name))})
+    return value.model_copy(update={name: mask_text(text, search) for name in fields if (text := getattr(value, name))})
+
+
+def mask_text(text: str, search: PiiSearch) -> str:
+    """Return the text with personal data masked."""
+    return replace_spans(text, spans_of(text, search))
 
 
 REAL = "Not shown here: written by real users. See the report in the project."

@@ -10,6 +10,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from curation.config.gates import DEFAULT_PII, PiiKind
 from curation.distribution.preference_bias import PreferenceBias
 from curation.distribution.schema import Comparison, Description, Imbalance
 from curation.intervals import Estimate, Rate
@@ -508,6 +509,10 @@ class ReportData(Closed):
     """Rows that people review, in a sentence, if that is not all of them."""
     sources: tuple[str, ...] = ()
     """Imported data sets, each in a few words."""
+    pii_kinds: tuple[PiiKind, ...] = DEFAULT_PII
+    """Kinds of PII that are masked on the page."""
+    phone_regions: tuple[str, ...] = ("US",)
+    """Countries whose phone numbers are recognized without +."""
     models_simulated: bool = False
     """True if the mock provider wrote or judged the rows."""
     funnel: tuple[FunnelStep, ...] | None = None

@@ -19,15 +19,16 @@ from curation.leakage.judge import STAGE, Doubt, Verdict, leak_digest, requests_
 from curation.records import KINDS
 from curation.requests import Answer, Failure
 from curation.stages.model_calls import ask
-from curation.store import facts, runs
+from curation.store import facts, records, runs
 from curation.store.calls import CallLedger
 from curation.store.database import hold_lock
 from curation.store.facts import Finding
 from curation.validate.sandbox import checks_digest
+from curation.views.privacy import search_and_mask
 from curation.views.protected import load_protected
 from curation.views.runs import OperatingDetail, ScreenDetail, is_simulated, point_in_words
 from curation.views.screen_cache import screen_model
-from curation.views.screening import Leaks, conflict_findings, label_findings, leak_findings, row_findings
+from curation.views.screening import Leaks, check_findings, conflict_findings, label_findings, leak_findings
 from curation.views.staleness import screen_inputs
 from curation.views.state import ProjectState
 from curation.workspace import Progress, StageResult, Workspace, label_of, open_workspace
@@ -44,14 +45,18 @@ def screen(folder: Path, *, progress: Progress | None = None) -> StageResult:
         digest = settings_digest(settings, read, inputs, *_shaping(workspace))
         if runs.is_current(workspace.db, "screen", digest):
             return _summarize(workspace, ["Nothing has changed since the last run; its findings are current."])
+        # Before the run, so that the masked rows are among the rows that it has read.
+        personal = search_and_mask(ProjectState(workspace), notify=progress and partial(_report_pii, progress, workspace))
         with runs.record_run(workspace.db, "screen", digest) as run:
-            rows_of = ProjectState(workspace).rows
+            state = ProjectState(workspace)
+            state.put_findings("screen", personal.findings)
+            rows_of = {kind: [row for row in state.rows[kind] if row.seq not in state.out_of_use] for kind in KINDS}
             rows = [row for kind in KINDS for row in rows_of[kind]]
             run.rows_in = len(rows)
             report = partial(_report_progress, progress, len(rows)) if progress else None
             label_notes = list[str]()
             leaks = leak_findings(workspace, rows, protected, run=run.number, notify=report)
-            findings = [*leaks.findings, *row_findings(workspace, rows)]
+            findings = [*leaks.findings, *check_findings(workspace, rows), *personal.findings]
             notes = [] if settings.judge or not leaks.doubts else [_note_doubts(len(leaks.doubts))]
             if settings.judge:
                 judged, notes = judge_doubts(workspace, leaks.doubts, run=run.number, progress=progress)
@@ -64,7 +69,7 @@ def screen(folder: Path, *, progress: Progress | None = None) -> StageResult:
                 findings += [*conflicts, *labels_found.findings]
                 label_notes += [labels_found.note] if labels_found.note else []
             facts.add_findings(workspace.db, findings, run.number)
-            gone = {f.seq for f in findings if f.drops}
+            gone = {f.seq for f in findings if f.drops} - state.out_of_use
             run.rows_out = run.rows_in - len(gone)
             labels = [label_of(workspace, row) for row in rows]
             alarms = gate_alarms("screen", labels, [row.seq in gone for row in rows], share=settings.alarm_share)
@@ -72,7 +77,7 @@ def screen(folder: Path, *, progress: Progress | None = None) -> StageResult:
                 inputs=inputs,
                 kinds=Counter(f.kind for f in findings),
                 doubtful=len(leaks.doubts),
-                labels=label_notes,
+                labels=[*label_notes, *([personal.note] if personal.note else [])],
                 gate_alarms=[str(alarm) for alarm in alarms],
                 **({"operating_point": _operating_point(workspace, leaks)} if leaks.digest else {}),
             )
@@ -157,6 +162,10 @@ def _shaping(workspace: Workspace) -> list[Any]:
 def _note_doubts(n: int) -> str:
     rows, them = ("1 row is", "it") if n == 1 else (f"{n:,} rows are", "them")
     return f"{rows} just below the cut; `screen: {{judge: true}}` asks the leak judge about {them}."
+
+
+def _report_pii(progress: Progress, workspace: Workspace, done: int) -> None:
+    progress("screen: PII", done, max(done, len(records.row_seqs(workspace.db))), "rows searched for PII and secrets")
 
 
 def _report_progress(progress: Progress, total: int, done: int) -> None:

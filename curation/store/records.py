@@ -17,7 +17,9 @@ from curation.requests import Failure, cells_in
 
 RELABELLED = "relabelled"
 """`how` of the origin of a row that a data lead made from another one with another label."""
-DERIVED = ("edited", RELABELLED)
+MASKED = "masked"
+"""`how` of the origin of a row that the screen made from another one with placeholders for its PII."""
+DERIVED = ("edited", RELABELLED, MASKED)
 """`how` of the origins of rows that were made from another row, of which they have the sources and metadata."""
 ERASED = "[erased]"
 """Replaces the erased words of an annotator."""
@@ -93,9 +95,10 @@ class Origin:
     """One origin of a record."""
 
     how: str
-    """generated, imported, edited or relabelled."""
+    """generated, imported, edited, relabelled or masked."""
     source: str
-    """Key of the call, digest of the file, id of the response that edited, or id of the row that was relabelled with the label."""
+    """Key of the call, digest of the file, id of the response that edited, id of the row that was relabelled with the label, or id of
+    the row that was masked."""
     item: int
     """Ordinal in the answer, or line in the file."""
     part: int = 0
@@ -368,7 +371,7 @@ def meta_by_seq(db: sqlite3.Connection, keys: Collection[str] | None = None) -> 
     """Return the metadata of each record by seq: every other column of the rows it was imported from.
 
     A record that was imported several times has the columns of all its rows; of one column the first value that is not null counts.
-    An edited or relabelled record has the metadata of the record it was made from. Records without metadata are left out.
+    An edited, relabelled or masked record has the metadata of the record it was made from. Records without metadata are left out.
 
     Args:
         db: connection to workbench.db.
@@ -376,7 +379,8 @@ def meta_by_seq(db: sqlite3.Connection, keys: Collection[str] | None = None) -> 
     """
     # In order of origin: of several values for a column the first import's counts.
     own = "SELECT seq, meta FROM origins WHERE role = 'row' AND meta IS NOT NULL ORDER BY origin"
-    edits = "SELECT seq, parent FROM origins WHERE role = 'row' AND how IN ('edited', 'relabelled') AND parent IS NOT NULL ORDER BY origin"
+    edits = """SELECT seq, parent FROM origins
+      WHERE role = 'row' AND how IN ('edited', 'relabelled', 'masked') AND parent IS NOT NULL ORDER BY origin"""
     found: dict[int, dict[str, Any]] = {}
 
     def add(seq: int, values: Mapping[str, Any]) -> None:
@@ -458,14 +462,14 @@ def row_seqs(db: sqlite3.Connection) -> list[int]:
 
 
 def count_new_rows(db: sqlite3.Connection, run: int, watermark: int) -> int:
-    """Return how many rows were imported or generated after a run read the rows; edits of rows that were there are not counted.
+    """Return how many rows were imported or generated after a run read the rows; edited and masked versions are not counted.
 
     Args:
         db: the workbench.
         run: number of the run.
         watermark: highest seq when it began.
     """
-    brought = "role = 'row' AND how <> 'edited'"
+    brought = "role = 'row' AND how NOT IN ('edited', 'masked')"
     last = db.execute(f"SELECT max(seq) AS seq, max(run) AS run FROM origins WHERE {brought}").fetchone()
     if (last["seq"] or 0) <= watermark and (last["run"] or 0) <= run:  # as a rule; one pass in place of a sort
         return 0

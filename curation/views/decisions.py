@@ -110,7 +110,10 @@ def _load_known(state: ProjectState) -> _Known:
         (drops if f.drops else notes).setdefault(f.seq, []).append(Reason(f.stage, f.kind, f.evidence, f.twin, f.score))
     for seq, odd in _judge_notes(state).items():
         notes.setdefault(seq, []).extend(Reason("score", kind, evidence, score=points) for kind, points, evidence in odd)
-    edits = edit_statuses(state) | _unlabelled(state)
+    for seq, masked in state.masked.items():
+        # The masked row stands for its original, also where dedup ran before it was there.
+        drops.setdefault(masked, []).extend(reason for reason in drops.get(seq, ()) if reason.stage == "dedup" and reason.twin != masked)
+    edits = edit_statuses(state) | _unlabelled(state) | _unmasked(state)
     special = frozenset().union(drops, notes, edits, state.all_annotations, state.overrides, state.choices, state.control_file.verdicts)
     return _Known(drops, notes, edits, special)
 
@@ -125,6 +128,12 @@ def _unlabelled(state: ProjectState) -> dict[int, EditStatus]:
         seq: EditStatus(taken_back=Reason("override", "relabel_undone", "the old label counts again", row.parent))
         for seq, row in gone.items()
     }
+
+
+def _unmasked(state: ProjectState) -> dict[int, EditStatus]:
+    """Return the status of masked rows that take no row's place any more, because the settings or a data lead say so."""
+    gone = (row for row in state.row_by_seq.values() if row.how == records.MASKED and row.seq in state.out_of_use)
+    return {row.seq: EditStatus(taken_back=Reason("screen", "unmasked", "the original counts again", row.parent)) for row in gone}
 
 
 def _judge_notes(state: ProjectState) -> dict[int, list[tuple[str, float, str]]]:
@@ -298,7 +307,7 @@ def rank_rows(state: ProjectState) -> dict[int, int]:
     """
     verdicts = state.verdicts
     totals = {seq: total for kind in KINDS for seq, total in state.totals_of(kind).items()}
-    given_up = {seq for seq, verdict in verdicts.items() if verdict == "edited"}
+    given_up = {seq for seq, verdict in verdicts.items() if verdict == "edited"} | state.out_of_use
     given_up |= facts.seqs_with_reason(state.db, "review", TAKEN_BACK)
     # A row below the cut that people see for the calibration must not displace a duplicate that passes.
     shown = state.pushed - facts.seqs_with_reason(state.db, "review", [CALIBRATION.kind])

@@ -38,6 +38,7 @@ TO_DECIDE = {
     FindingKind.LEAK_UNSURE: "May copy a protected item, and the leak judge was unsure",
     FindingKind.CONFLICT: "The same text has another label in another row",
     FindingKind.LABEL_NEIGHBOURS: "Similar rows have another label",
+    FindingKind.PII: "May hold PII or a secret",
     FindingKind.LABEL_PAIR: "A nearly equal text has another label in another row",
 }
 """Findings on which a person decides. Others would only sway the verdict."""

@@ -56,8 +56,9 @@ def judge_requests(state: ProjectState, judge: ModelSpec) -> Iterator[Request]:
     scored = facts.seqs_scored(state.db, scoring.rubric_digest(settings, judge))
     compared = facts.choices_by_seq(state.db, scoring.pair_digest(settings, judge))
     failed = facts.failed_slots(state.db, "score")
-    rows = [row for row in singles if row.seq not in scored]
-    rows += [row for row in state.rows["preference"] if len(compared.get(row.seq, ())) < 2]
+    skipped = state.out_of_use | {masked for seq, masked in state.masked.items() if seq in scored or seq in compared}
+    rows = [row for row in singles if row.seq not in scored and row.seq not in skipped]
+    rows += [row for row in state.rows["preference"] if len(compared.get(row.seq, ())) < 2 and row.seq not in skipped]
     # Ids are hashes, so the first ones are a random sample, and the same one each time.
     twice = sorted(singles, key=lambda row: row.id)[: settings.score.repeat]
     done = facts.seqs_scored(state.db, scoring.repeat_digest(settings, judge)) if twice else set()

@@ -27,6 +27,7 @@ from curation.store.facts import Finding
 from curation.store.records import Row
 from curation.validate.label_errors import Suspect, find_label_errors, reason_to_skip
 from curation.validate.rules import check_rows
+from curation.views.privacy import pii_findings
 from curation.views.protected import ProtectedItems
 from curation.views.screen_cache import add_seen, find_seen, keys_of, screening_digest
 from curation.views.vectors import vectors_of
@@ -300,8 +301,8 @@ def _suspected(rows: Sequence[Row], labels: Sequence[str | None], found: Suspect
 
 
 def row_findings(workspace: Workspace, rows: Sequence[Row]) -> list[Finding]:
-    """Return the findings of every gate that reads one row at a time; a new gate of this sort is one more call here."""
-    return [*check_findings(workspace, rows)]
+    """Return the findings of every gate that reads one row at a time and drops it; a new gate of this sort is one more call here."""
+    return [*check_findings(workspace, rows), *(found for found in pii_findings(workspace, rows) if found.drops)]
 
 
 def check_findings(workspace: Workspace, rows: Sequence[Row]) -> list[Finding]:

@@ -16,7 +16,7 @@ from argilla_setup import forms
 from curation.answer_checks import GivenAnswer, find_bulk_edits
 from curation.config.project import ModelSpec, Project
 from curation.decide import Annotation, Decision, keep_rule, shown_first
-from curation.findings import LABEL_KINDS
+from curation.findings import LABEL_KINDS, FindingKind
 from curation.judge import rubric as judging
 from curation.plan import Cell
 from curation.quality.policy import Policy
@@ -114,6 +114,18 @@ class ProjectState:
         return out
 
     @cached_property
+    def masked(self) -> dict[int, int]:
+        """Row to the row that takes its place with its PII masked. A data lead's decision on the row itself outranks the mask."""
+        found = self.findings("screen")
+        return {f.seq: f.twin for f in found if f.kind == FindingKind.PII_MASKED and f.twin is not None and f.seq not in self.overrides}
+
+    @cached_property
+    def out_of_use(self) -> set[int]:
+        """Rows that only a masked version stands for, and masked versions that stand for no row: gates do not read them."""
+        in_use = set(self.masked.values())
+        return self.masked.keys() | {s for s, row in self.row_by_seq.items() if row.how == records.MASKED and s not in in_use}
+
+    @cached_property
     def totals(self) -> dict[int, float]:
         """The total (0 to 10) of each scored record over all judges, combined as `score.combine` says."""
         if len(self.judges) == 1:
@@ -137,10 +149,12 @@ class ProjectState:
 
     @cached_property
     def asked(self) -> frozenset[int]:
-        """The rows that people see whatever the sample is: those that a data lead sends, and under mode sample suspected labels."""
+        """The rows that people see whatever the sample is: those that a data lead sends, and under mode sample suspected labels and PII."""
         sent = {seq for seq, override in self.overrides.items() if override.action == "review"}
         if self.project.screen.labels.action == "review" and self.project.review.mode == "sample":
             sent |= {found.seq for found in self.findings("screen") if found.kind in LABEL_KINDS}
+        if self.project.screen.pii.action == "flag" and self.project.review.mode == "sample":
+            sent |= {found.seq for found in self.findings("screen") if found.kind == FindingKind.PII}
         return frozenset(sent)
 
     @cached_property
@@ -302,6 +316,10 @@ class ProjectState:
         """Leave out the findings of a stage that are not wanted, in this state only."""
         self._findings[stage] = [finding for finding in self.findings(stage) if wanted(finding)]
 
+    def put_findings(self, stage: str, found: Sequence[Finding]) -> None:
+        """Read these findings of a stage in place of the stored ones, in this state only."""
+        self._findings[stage] = list(found)
+
     def findings(self, *stages: str) -> list[Finding]:
         """Return the findings of the latest finished run of each stage."""
         for stage in stages:
@@ -319,10 +337,15 @@ class ProjectState:
     def totals_of(self, kind: Kind) -> dict[int, float]:
         """Return the total of each scored row of a kind by seq; a pair has the total of the response meant to be better."""
         totals, rows = self.totals, self.rows[kind]
+        if not totals:
+            return {}
         if kind == "instruction":
-            return {row.seq: totals[row.seq] for row in rows if row.seq in totals} if totals else {}
-        found = {row.seq: totals.get(better_candidate(row, self.candidate_seqs)) for row in rows} if totals else {}
-        return {seq: total for seq, total in found.items() if total is not None}
+            scored = {row.seq: totals[row.seq] for row in rows if row.seq in totals}
+        else:
+            found = {row.seq: totals.get(better_candidate(row, self.candidate_seqs)) for row in rows}
+            scored = {seq: total for seq, total in found.items() if total is not None}
+        # A masked row that was not scored itself has the score of its original.
+        return {masked: scored[seq] for seq, masked in self.masked.items() if seq in scored} | scored
 
     def _load_judge(self, name: str, spec: ModelSpec) -> JudgeScores:
         criteria = list(self.project.score.rubric)

@@ -1,0 +1,126 @@
+"""PII and secrets in the rows: findings, and new rows with placeholders in their place.
+
+A masked row is made from its original as an edit is: the original keeps its place in the workbench and leaves in no snapshot, export or
+review. A masked row has the score of its original, and the duplicates that were found for it; the screen reads its own text. When the
+setting changes, the original counts again.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from curation.config.project import Project
+from curation.distribution.pii import Found, PiiSearch, spans_of
+from curation.errors import RowError
+from curation.findings import FindingKind
+from curation.patterns import compile_pattern
+from curation.quality.privacy import mask_record, texts_of
+from curation.records import InstructionRecord, Record, record_id
+from curation.store import facts, records, runs
+from curation.store.facts import Finding
+from curation.store.records import Origin, Row
+from curation.views.state import ProjectState
+from curation.workspace import Workspace
+
+_SHOWN = 5
+_EVERY = 2_000
+
+
+@dataclass(frozen=True)
+class PiiFindings:
+    """The rows with PII."""
+
+    findings: Sequence[Finding] = ()
+    note: str = ""
+
+
+def pii_search(project: Project) -> PiiSearch:
+    """Return what the project searches."""
+    return PiiSearch(frozenset(project.screen.pii.kinds), project.screen.pii.regions)
+
+
+def pii_findings(workspace: Workspace, rows: Sequence[Row], *, notify: Callable[[int], None] | None = None) -> list[Finding]:
+    """Find PII and secrets in every text of the rows. A finding drops its row unless `screen.pii` only flags.
+
+    Args:
+        workspace: the open project.
+        rows: to search.
+        notify: called with the number of finished rows.
+    """
+    settings, search, found = workspace.project.screen.pii, pii_search(workspace.project), list[Finding]()
+    if settings.action == "off":
+        return found
+    for n, row in enumerate(rows):
+        if spans := [span for text in texts_of(row.record) if text for span in spans_of(text, search)]:
+            found.append(Finding(row.seq, "screen", FindingKind.PII, settings.action != "flag", evidence=_evidence(spans)))
+        if notify and n % _EVERY == _EVERY - 1:
+            notify(n + 1)
+    return found
+
+
+def search_and_mask(state: ProjectState, *, notify: Callable[[int], None] | None = None) -> PiiFindings:
+    """Find PII in all rows of the project and, under `mask`, add the masked rows.
+
+    Rows that an edit or a data lead has replaced are not masked. A row that cannot be masked is dropped.
+    """
+    workspace = state.workspace
+    if workspace.project.screen.pii.action == "off":
+        return PiiFindings()
+    given_up = facts.replaced_seqs(workspace.db)
+    rows = [row for row in state.row_by_seq.values() if row.seq not in given_up]
+    found = pii_findings(workspace, rows, notify=notify)
+    words = f"PII or secrets in {len(found):,} of {len(rows):,} rows"
+    if workspace.project.screen.pii.action != "mask" or not found:
+        return PiiFindings(found, f"{words}." if found else "")
+    search, made, why = pii_search(workspace.project), dict[int, tuple[Record, Origin]](), dict[int, str]()
+    for finding in found:
+        row = state.row_by_seq[finding.seq]
+        try:
+            record, better = _masked(workspace, row, search)
+        except RowError as error:
+            why[row.seq] = f"it cannot be masked: {error}"
+        except ValueError as error:
+            why[row.seq] = f"it cannot be masked: {error}"
+        else:
+            origin = Origin(records.MASKED, row.id, 0, cell=row.cell, better=better, parent=row.seq, seed_group=row.seed_group)
+            made[row.seq] = record, origin
+    with runs.record_run(workspace.db, "mask") as run:
+        run.rows_in = len(found)
+        run.rows_out = records.add_records(workspace.db, made.values(), run.number)[0]
+    seq_of = {identity: seq for seq, identity in records.ids_of(workspace.db).items()}
+    findings = []
+    for finding in found:
+        if finding.seq in made:
+            twin = seq_of[record_id(made[finding.seq][0])]
+            findings.append(Finding(finding.seq, "screen", FindingKind.PII_MASKED, True, twin, evidence=finding.evidence))
+        else:
+            evidence = f"{finding.evidence}; {why[finding.seq]}"
+            findings.append(Finding(finding.seq, "screen", FindingKind.PII, True, evidence=evidence))
+    unmasked = f"; {len(why):,} cannot be masked and are dropped" if why else ""
+    return PiiFindings(findings, f"{words}: {len(made):,} are replaced by masked rows{unmasked}.")
+
+
+def _masked(workspace: Workspace, row: Row, search: PiiSearch) -> tuple[Record, int | None]:
+    """Return the masked record of a row.
+
+    Raises:
+        ValueError: its label would be lost, or another reason of `mask_record`.
+    """
+    made, better = mask_record(row.record, row.better, search)
+    pattern = workspace.project.records.label_pattern
+    if pattern and isinstance(made, InstructionRecord):
+        compiled = compile_pattern(pattern, multiline=False)
+        before, after = (compiled.search(text) for text in (row.answers[0], made.completion.content))
+        if (before and before.group(1)) != (after and after.group(1)):
+            raise ValueError("the response would lose its label")
+    return made, better
+
+
+def _evidence(spans: Sequence[Found]) -> str:
+    """Return the findings in words, without the values."""
+    counts = Counter(f"{span.kind} {span.masked}" for span in spans)
+    shown = [words if n == 1 else f"{words} ({n} times)" for words, n in counts.most_common(_SHOWN)]
+    more = len(counts) - len(shown)
+    return ", ".join(shown) + (f" and {more} more" if more > 0 else "")
