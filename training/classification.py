@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from training.intervals import BATCH, SEED, verdict_of
+from training.intervals import BATCH, SEED, measure, verdict_of
 from training.records import Classification, Confusion, DifferenceFacts, LabelScore, MetricFacts
 
 if TYPE_CHECKING:
@@ -80,6 +80,9 @@ def measure_macro_f1(found: Classification, *, resamples: int = RESAMPLES, seed:
     """
     import numpy as np
 
+    if len({given == answer for given, answer in zip(found.references, found.answers, strict=True)}) == 1:
+        # All right or all wrong: resampling shows no spread, so the interval is that of the share of right answers.
+        return measure([float(found.references[0] == found.answers[0])] * len(found.references))
     (parts,) = _parts(found)
     draws = np.concatenate([_macro_f1(weights, parts) for weights in _resampled(parts, resamples=resamples, seed=seed)])
     low, high = np.quantile(draws, (0.025, 0.975))
@@ -165,4 +168,5 @@ def _f1_of(correct: Array, given: Array, predicted: Array) -> Array:
 
     total, is_drawn = given + predicted, given > 0
     scores = np.divide(2 * correct, total, out=np.zeros_like(total), where=total > 0)
-    return (scores * is_drawn).sum(axis=1) / is_drawn.sum(axis=1)
+    mean: Array = (scores * is_drawn).sum(axis=1) / is_drawn.sum(axis=1)
+    return mean

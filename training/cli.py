@@ -267,6 +267,17 @@ def compare(
 
 
 @app.command()
+def report(target: RunArg, as_json: Json = False) -> None:
+    """Write the page of a run: settings, losses, evaluations, answers side by side. Example: train report runs/sft"""
+    from training.run_folder import open_run, require_finished
+    from training.run_page import write_page
+
+    run = open_run(target)
+    page = write_page(run.output, require_finished(run))
+    _print({"page": str(page)}, as_json, f"{page}: open it in a browser; it loads nothing")
+
+
+@app.command()
 def runs(folder: Annotated[Path, typer.Argument(help="Folder that holds the run folders.")], as_json: Json = False) -> None:
     """List the runs of a folder with their losses and measurements. Example: train runs runs"""
     from training.run_folder import find_runs, runs_text

@@ -52,6 +52,7 @@ from training.records import (
     WrittenAnswer,
 )
 from training.run_folder import EVAL, read_evaluations, read_json, require_finished, require_preflight, validate_record, write_json
+from training.run_page import PAGE, write_page
 from training.tracking import log_evaluation
 
 if TYPE_CHECKING:
@@ -118,6 +119,7 @@ def evaluate_run(run: RunFile, *, base: bool = False, say: Say = print) -> Evalu
             say(f"Adding the evaluation to {run.logger}")
             log_evaluation(run, report, done, result)
         renew_card(run.output / ADAPTER, done, evaluations=read_evaluations(run.output, subject), say=say)
+        write_page(run.output, done)
     return result
 
 
@@ -369,7 +371,7 @@ def result_text(result: EvaluationResult, *, target: Path, sft_run: Path | None 
         lines.append(text)
     if classified := result.classification:
         pairs = ", ".join(f"{cell.reference} answered as {cell.answer} {cell.n}" for cell in confused_pairs(classified)[:3])
-        lines.append(f"  {len(classified.labels)} labels; most confused: {pairs or 'none'} (all of them in eval*.json and report.html)")
+        lines.append(f"  {len(classified.labels)} labels; most confused: {pairs or 'none'} (all in {PAGE})")
     if any(found.reason for differences in result.against.values() for found in differences.values()):
         lines.append(f"  no verdict: fewer than {LEAST_DIVERSITY:g} distinct answers per distinct reference, or one answer for most items")
     if result.weights == "nf4":

@@ -41,10 +41,11 @@ from training.memory import available_memory, free_gpu_memory
 from training.model import check_base, compute_dtype, load_for_inference, load_tokenizer
 from training.records import Contamination, DifferenceFacts, PreflightReport, TaskMetric, TaskResult, TaskResults, TaskSample
 from training.run_folder import describe_environment, read_json, require_finished, require_preflight, validate_record, write_json
+from training.run_page import write_page
 
 if TYPE_CHECKING:
     from curation.snapshot.manifest import Manifest
-    from curation.snapshot.read import Snapshot
+    from curation.snapshot.verify import Snapshot
 
 SCHEMA = 1
 EXTRA = "pip install 'seedcorn[lm-eval]'"
@@ -136,6 +137,8 @@ def evaluate_tasks(run: RunFile, options: TaskOptions, *, base: bool = False, sa
         after = after.model_copy(update={"contamination": contamination, "against": against})
         write_json(file, after)
         results.append(after)
+    if done is not None:
+        write_page(run.output, done)
     return TaskResults(tasks=tuple(results))
 
 
@@ -467,21 +470,6 @@ def _find_copies(documents: Sequence[TaskDocument], snapshot: Snapshot) -> int:
     return sum(found["is_leak"].to_pylist())
 
 
-def contamination_text(found: Contamination) -> str:
-    """Return the contamination status as a sentence."""
-    whole = found.protected == found.documents
-    if found.protected:
-        share = "all" if whole else f"{found.protected} of"
-        dropped = "" if found.dropped is None else f"; the screen dropped {found.dropped} leaking row{'' if found.dropped == 1 else 's'}"
-        text = f"screened: {share} {found.documents} documents were protected in {found.snapshot} (set {', '.join(found.sets)}){dropped}"
-        if whole:
-            return text
-    else:
-        text = f"not screened: no document was protected in {found.snapshot}"
-    copies = f"{found.copied} training row{' copies' if found.copied == 1 else 's copy'} words of the unprotected documents"
-    return f"{text}; {copies} (checked now, paraphrases not)"
-
-
 def tasks_text(results: Iterable[TaskResult], *, target: Path) -> str:
     """Return the results as a short table, with the contamination status under each task.
 
@@ -501,7 +489,7 @@ def tasks_text(results: Iterable[TaskResult], *, target: Path) -> str:
                 if found := differences.get(name):
                     text += f"   {found.difference:+.3f} [{found.low:+.3f}, {found.high:+.3f}] vs. {other}: {found.verdict}"
             lines.append(text)
-        lines += [f"  contamination: {contamination_text(found)}" for found in result.contamination]
+        lines += [f"  contamination: {found.describe()}" for found in result.contamination]
     if any(found.protected < found.documents for result in results for found in result.contamination):
         again = "name the task under screen: protected in project.yaml (task: NAME), then curate screen PROJECT and curate snapshot PROJECT"
         lines.append(f"A score on documents that were not screened may come from training rows that hold them. Next: {again}")

@@ -553,6 +553,23 @@ class Contamination(BaseModel):
     copied: int = 0
     """Training rows that copy words of documents that were not protected; paraphrases are not looked for."""
 
+    @property
+    def is_screened(self) -> bool:
+        """True if every document was protected."""
+        return self.protected == self.documents
+
+    def describe(self) -> str:
+        """Return the status as a sentence."""
+        text = f"not screened: no document was protected in {self.snapshot}"
+        if self.protected:
+            share = "all" if self.is_screened else f"{self.protected} of"
+            rows = "" if self.dropped is None else f"; the screen dropped {self.dropped} leaking row{'' if self.dropped == 1 else 's'}"
+            text = f"screened: {share} {self.documents} documents were protected in {self.snapshot} (set {', '.join(self.sets)}){rows}"
+        if self.is_screened:
+            return text
+        copies = f"{self.copied} training row{' copies' if self.copied == 1 else 's copy'} words of the unprotected documents"
+        return f"{text}; {copies} (checked now, paraphrases not)"
+
 
 class TaskResult(BaseModel):
     """task-NAME-KEY.json and base-task-NAME-KEY.json: a task of lm-eval, measured with one adapter or the base model."""
@@ -591,6 +608,82 @@ class TaskResults(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     tasks: tuple[TaskResult, ...]
+
+
+class JudgedItem(BaseModel):
+    """One item that the judge compared in both orders."""
+
+    model_config = RECORD
+
+    question: str
+    reference: str
+    first: str
+    """Answer of the run's model."""
+    second: str
+    """Answer of the model that it is compared with."""
+    outcome: Literal["win", "loss", "tie", "inconsistent", "equal", "failed", "open"]
+    """For the run's model. inconsistent: the choice depends on the order; equal: the answers are the same, so the judge was not asked;
+    failed: an unusable judgment; open: not asked, because the budget or the run ended."""
+    rationales: tuple[str, ...] = ()
+    """Of the two orders."""
+
+
+class JudgedResult(BaseModel):
+    """judged-KEY.json: the answers of a run compared with another model's by the project's judge, in both orders."""
+
+    model_config = RECORD
+
+    schema_version: int = Field(alias="schema")
+    subject: str
+    subject_digest: str
+    other: str
+    """base, or the name of the other run folder."""
+    other_digest: str
+    key: str
+    """Digest of everything the judgments depend on."""
+    file: EvalFile
+    judge: str
+    """Model of the judge."""
+    simulated: bool
+    """True if the mock provider judged."""
+    counts: dict[str, int]
+    """Items by outcome."""
+    win_rate: MetricFacts | None = None
+    """Mean over the judged items: 1 for a win, 0.5 for a tie, equal answers or an inconsistent choice, 0 for a loss."""
+    decided: MetricFacts | None = None
+    """Share of wins among wins and losses, with Wilson's interval."""
+    p: float | None = None
+    """Two-sided sign test of wins against losses."""
+    verdict: Literal["better", "worse", "no change"] | None = None
+    shown_first: MetricFacts | None = None
+    """Share of the judge's choices that are the answer shown first; 0.5 without a preference for a position."""
+    items: tuple[JudgedItem, ...] = ()
+    cost_usd: float = 0.0
+    """Of the judgments, in this and in earlier calls of the command."""
+    stopped: str | None = None
+    """Why items are open."""
+
+    def describe(self) -> list[str]:
+        """Return the result in lines."""
+        n, stand_in = sum(self.counts.values()), " (mock provider: no judgment of quality)" if self.simulated else ""
+        lines = [f"{self.subject} against {self.other} on {n} items of {self.file.name}, judged by {self.judge}{stand_in} in both orders"]
+        counted = ", ".join(f"{name} {count}" for name, count in self.counts.items() if count)
+        lines.append(f"outcomes: {counted}")
+        if self.win_rate is not None:
+            rate = self.win_rate
+            lines.append(
+                f"win rate {rate.value:.3f} [{rate.low:.3f}, {rate.high:.3f}], n={rate.n}; ties and inconsistent choices count half"
+            )
+        if self.decided is not None and self.p is not None:
+            share = self.decided
+            text = f"wins among decided items {share.value:.3f} [{share.low:.3f}, {share.high:.3f}], n={share.n}"
+            lines.append(f"{text}, p={self.p:.3f}: {self.verdict}")
+        if self.shown_first is not None:
+            first = self.shown_first
+            lines.append(f"the judge chose the answer shown first in {first.value:.3f} [{first.low:.3f}, {first.high:.3f}] of its choices")
+        if self.stopped:
+            lines.append(f"not finished: {self.stopped}")
+        return lines
 
 
 def to_json(record: BaseModel) -> dict[str, Any]:

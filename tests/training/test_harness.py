@@ -101,7 +101,7 @@ def test_documents_count_as_protected_by_their_digest_and_not_by_name(project: P
     (loaded,) = load_tasks(TaskOptions(("quiz",), tasks))
     texts = texts_digest(document.text for document in loaded.documents)
     from training.data import file_sha256
-    from training.harness import contamination_text, find_contamination
+    from training.harness import find_contamination
 
     data = file_sha256(tasks / "quiz.jsonl")
     shown = {}
@@ -117,9 +117,8 @@ def test_documents_count_as_protected_by_their_digest_and_not_by_name(project: P
             item = manifest.protected[0].model_copy(update={"name": "tides", "file": name, "sha256": texts})
             manifest = manifest.model_copy(update={"protected": (item,), "counts": {"leaks": {"tides": 3}}})
         snapshot = type(snapshot)(**{**vars(snapshot), "manifest": manifest})
-        shown[name if ":" in name else str(version)] = contamination_text(
-            find_contamination(loaded, snapshot, folder=project / "protected")
-        )
+        found = find_contamination(loaded, snapshot, folder=project / "protected")
+        shown[name if ":" in name else str(version)] = found.describe()
     assert shown["2"].startswith("not screened: no document was protected in tiny-instruction v2")
     assert shown["3"] == "screened: all 6 documents were protected in tiny-instruction v3 (set quiz)"
     assert shown["lm-eval:quiz"].endswith("v4 (set tides); the screen dropped 3 leaking rows")
