@@ -4,6 +4,7 @@ A command of `curate` imports only the module of its stage, so that `curate stat
 """
 
 from curation.formats.raw import ReadAs
+from curation.stages.affected import affected
 from curation.stages.balance import balance
 from curation.stages.calibrate import calibrate
 from curation.stages.decide import decide
@@ -19,6 +20,7 @@ from curation.stages.inspect import status, trace
 from curation.stages.map_rows import map_rows
 from curation.stages.override import erase, override, override_many, relabel, undo
 from curation.stages.plan import plan
+from curation.stages.prove import prove
 from curation.stages.publish import publish
 from curation.stages.pull import pull
 from curation.stages.push import push
@@ -30,6 +32,7 @@ from curation.stages.score import score
 from curation.stages.screen import screen
 from curation.stages.snapshot import snapshot
 from curation.stages.what_if import apply_cuts, what_if
+from curation.stages.withdraw import withdraw
 from curation.workspace import Progress, StageResult, open_workspace
 
 __all__ = [
@@ -37,6 +40,7 @@ __all__ = [
     "Provenance",
     "ReadAs",
     "StageResult",
+    "affected",
     "apply_cuts",
     "balance",
     "calibrate",
@@ -58,6 +62,7 @@ __all__ = [
     "override",
     "override_many",
     "plan",
+    "prove",
     "publish",
     "pull",
     "push",
@@ -76,4 +81,5 @@ __all__ = [
     "undo",
     "verify",
     "what_if",
+    "withdraw",
 ]

@@ -69,7 +69,8 @@ def publish_run(
         parse_address(target, content="adapter")
         listing = lay_out(listing)
     files = {part.at: part.size for part in listing.parts}
-    url, sent = target, ()
+    url = target
+    sent: tuple[str, ...] = ()
     if not dry_run:
         sending = send_to_hub(folder, target, listing, public=public, say=say) if on_hub else send_folder(folder, target, listing, say=say)
         url, sent = sending.url, sending.sent

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from argilla_setup.command_line import echo
-from curation.cli.app import Json, Key, SnapshotFolder, app
+from curation.cli.app import Folder, Json, Key, PrivateKey, Reason, RowId, SnapshotFolder, app
 from curation.cli.output import print_result
+from curation.cli.people import ListFile, Where, Yes
+from curation.errors import ProjectError
+
+RowIds = Annotated[list[str] | None, typer.Argument(help="Ids of records, or their first characters.")]
+Runs = Annotated[list[Path] | None, typer.Option("--runs", help="Another folder with run folders; repeatable.")]
 
 
 def _say(text: str) -> None:
@@ -43,3 +48,57 @@ def fetch(
     from curation.stages.fetch import fetch as run_stage
 
     print_result(run_stage(source, out, keys=key or (), say=_say), as_json)
+
+
+@app.command(rich_help_panel="Share and take back")
+def prove(
+    row: RowId,
+    snapshot: SnapshotFolder,
+    out: Annotated[Path | None, typer.Option("--out", help="The file to write; by default proof-ID.json here.")] = None,
+    key: Key = None,
+    as_json: Json = False,
+) -> None:
+    """Prove that a row is in a snapshot, without its other rows. Example: curate prove 3f9c2a1b SNAPSHOT --out proof.json"""
+    from curation.stages.prove import prove as run_stage
+
+    print_result(run_stage(row, snapshot, out=out, keys=key or ()), as_json)
+
+
+@app.command(rich_help_panel="Share and take back")
+def affected(
+    folder: Folder, rows: RowIds = None, where: Where = None, file: ListFile = None, runs: Runs = None, as_json: Json = False
+) -> None:
+    """List the snapshots, exports and adapters that rows went into. Example: curate affected my-project 3f9c2a1b"""
+    from curation.stages.affected import affected as run_stage
+
+    print_result(run_stage(folder, _meant(rows, where, file), run_folders=runs or ()), as_json)
+
+
+@app.command(rich_help_panel="Share and take back")
+def withdraw(
+    folder: Folder,
+    reason: Reason,
+    rows: RowIds = None,
+    where: Where = None,
+    file: ListFile = None,
+    derived: Annotated[bool, typer.Option("--derived", help="Also withdraw rows made from them: edits, other labels.")] = False,
+    yes: Yes = False,
+    runs: Runs = None,
+    key: PrivateKey = None,
+    as_json: Json = False,
+) -> None:
+    """Withdraw rows by a signed statement; snapshots with them are refused. Example: curate withdraw my-project 3f9c2a1b --reason asked"""
+    from curation.stages.withdraw import withdraw as run_stage
+
+    meant, confirmed = _meant(rows, where, file), yes or bool(rows)
+    result = run_stage(folder, meant, reason=reason, confirmed=confirmed, derived=derived, run_folders=runs or (), key=key)
+    print_result(result, as_json)
+
+
+def _meant(rows: list[str] | None, where: str | None, file: Path | None) -> Any:
+    """Return the rows that a command names: ids, a file or a condition."""
+    if sum(bool(given) for given in (rows, where, file)) != 1:
+        raise ProjectError("ROW, --where, --file", "are not exactly one of them", "name rows, a condition or a file")
+    from curation.views.row_table import Query
+
+    return rows or file or Query(where)

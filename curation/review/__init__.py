@@ -17,10 +17,10 @@ import os
 import re
 import warnings
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from itertools import islice, product
+from itertools import count, islice, product
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,8 @@ OVERLAP = 1
 """Requests in flight; a second one would leave annotators no gap between two writes."""
 PAGE = 500
 """Records per page when a dataset is read."""
+DELETED = 100
+"""Records per request of a deletion; the server accepts no more."""
 READS = 3
 """Maximum reads of a dataset before records count as missing."""
 WITHDRAWN = "Withdrawn: this row is no longer part of the set. Nothing is to be done."
@@ -528,6 +530,30 @@ def withdraw_records(
                     if reply.status_code not in (403, 404, 409):  # left the workspace, deleted, or answered a moment ago
                         checked_reply(reply, "to a discarded response")
             yield record
+
+
+def delete_records(review: ArgillaReview, dataset: str, ids: Collection[str]) -> set[str]:
+    """Delete records with every response to them, and return the ids of those that were there.
+
+    Args:
+        review: the connection.
+        dataset: Argilla's id of the dataset; one that is gone holds nothing.
+        ids: ids of our records.
+    """
+    found: dict[str, str] = {}
+    with open_http(review) as http:
+        for offset in count(0, PAGE):
+            reply = http.get(f"/api/v1/datasets/{dataset}/records", params={"limit": str(PAGE), "offset": str(offset)})
+            if reply.status_code == 404:
+                return set()
+            items = checked_reply(reply, "when asked for records").json()["items"]
+            found |= {item["id"]: item["external_id"] for item in items if item["external_id"] in ids}
+            if len(items) < PAGE or len(found) >= len(ids):
+                break
+        gone = list(found)
+        for some in (gone[start : start + DELETED] for start in range(0, len(gone), DELETED)):
+            checked_reply(http.delete(f"/api/v1/datasets/{dataset}/records", params={"ids": ",".join(some)}), "to deleted records")
+    return set(found.values())
 
 
 def return_records(review: ArgillaReview, held: Iterable[HeldRecord], members: Sequence[Member]) -> Iterator[HeldRecord]:

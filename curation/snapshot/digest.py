@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from curation.errors import RowError, SnapshotError
 from curation.records import Kind, Record, canonical_json, parse_record, record_id
@@ -47,10 +47,26 @@ def leaf_of(row: SnapshotRow) -> bytes:
 
 def root_of(leaves: Mapping[str, Sequence[bytes]], kind: Kind) -> str:
     """Return the root (hex) over each split's leaves, which must be sorted by id."""
+    return hashlib.sha256(b"\x02" + canonical_json(top_of(leaves, kind))).hexdigest()
+
+
+def top_of(leaves: Mapping[str, Sequence[bytes]], kind: Kind) -> dict[str, Any]:
+    """Return the object whose hash is the root: scheme, kind, and the rows and root of each split."""
     splits = {name: leaves.get(name, ()) for name in SPLITS}
     # Row counts are part of the root, so a split cannot be cut to a subtree with the same hash.
-    top = {"scheme": SCHEME, "kind": kind, "splits": {n: {"rows": len(some), "root": _tree(some).hex()} for n, some in splits.items()}}
-    return hashlib.sha256(b"\x02" + canonical_json(top)).hexdigest()
+    return {"scheme": SCHEME, "kind": kind, "splits": {n: {"rows": len(some), "root": _tree(some).hex()} for n, some in splits.items()}}
+
+
+def inclusion_path(leaves: Sequence[bytes], index: int) -> list[tuple[Literal["left", "right"], str]]:
+    """Return the hashes that lead from a leaf to its split's root, each with its side: the audit path of RFC 6962, section 2.1.1."""
+    path: list[tuple[Literal["left", "right"], str]] = []
+    level = list(leaves)
+    while len(level) > 1:
+        other = index ^ 1
+        if other < len(level):  # an odd last node has no neighbour and is carried up
+            path.append(("left" if other < index else "right", level[other].hex()))
+        level, index = _next_level(level), index // 2
+    return path
 
 
 def kind_of(tables: Mapping[str, pa.Table]) -> Kind:
@@ -120,6 +136,10 @@ def _tree(level: Sequence[bytes]) -> bytes:
     if not level:
         return hashlib.sha256(b"").digest()
     while len(level) > 1:
-        paired = [hashlib.sha256(b"\x01" + level[i] + level[i + 1]).digest() for i in range(0, len(level) - 1, 2)]
-        level = paired + list(level[len(paired) * 2 :])
+        level = _next_level(level)
     return level[0]
+
+
+def _next_level(level: Sequence[bytes]) -> list[bytes]:
+    paired = [hashlib.sha256(b"\x01" + level[i] + level[i + 1]).digest() for i in range(0, len(level) - 1, 2)]
+    return paired + list(level[len(paired) * 2 :])

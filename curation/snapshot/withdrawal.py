@@ -81,6 +81,10 @@ def withdraw_rows(
     name = f"{hashlib.sha256(''.join(ids).encode()).hexdigest()[:16]}-{draft.by.removeprefix('sha256:')[:8]}.json"
     files = [folder / name for folder in folders]
     for file in files:
+        if file.is_file():  # a repeated command keeps the first statement and its time
+            before = read_withdrawal(file)
+            if (before.rows, before.snapshots, before.reason) == (draft.rows, draft.snapshots, draft.reason):
+                continue
         file.parent.mkdir(parents=True, exist_ok=True)
         replace_file(file, (signed.model_dump_json(indent=2) + "\n").encode())
     return files

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Union
+from typing import Any, Literal
 
 from argilla_setup.shown import visible
 from curation import decide as rules
@@ -25,18 +25,13 @@ from curation.store.records import Origin, Row
 from curation.store.service import forget_texts
 from curation.views.annotations import edited_texts
 from curation.views.decisions import decide_all
+from curation.views.listed_rows import Listed, listed_seqs
 from curation.views.next_step import next_step
 from curation.views.row_table import suggested_labels
 from curation.views.runs import snapshots_with
-from curation.views.selections import load_selections
 from curation.views.state import ProjectState
 from curation.workspace import StageResult, Workspace, open_workspace
 
-if TYPE_CHECKING:
-    from curation.views.row_table import Query
-
-Listed = Union["Query", Path, Sequence[str]]
-"""Rows as a query, a file with ids, or ids."""
 _NOT_CONFIRMED = "Nothing was changed. Run the command with --yes to change them; `curate undo` takes it back."
 DISTINCTIVE = 20
 """Characters from which a text identifies a row in stored requests."""
@@ -96,7 +91,7 @@ def override_many(
     _need_reason(action, folder, "ROW", reason)
     with open_workspace(folder) as workspace:
         state = ProjectState(workspace)
-        seqs = _listed_seqs(rows, state)
+        seqs = listed_seqs(rows, state)
         before, notes = Counter(state.verdicts.get(seq, "undecided") for seq in seqs), list[str]()
         if action == "review" and workspace.project.review.mode == "none":
             raise ProjectError("review", "project.yaml has review: none, so nobody is asked", "set review: sample or all in project.yaml")
@@ -138,7 +133,7 @@ def relabel(folder: Path, rows: Listed, *, to: str | None, reason: str, confirme
     _need_reason("relabel", folder, "ROW", reason)
     with open_workspace(folder) as workspace:
         state = ProjectState(workspace)
-        seqs = _listed_seqs(rows, state)
+        seqs = listed_seqs(rows, state)
         suggested = {} if to is not None else suggested_labels(state)
         made: dict[int, tuple[InstructionRecord, str]] = {}
         left = Counter[str]()
@@ -214,45 +209,6 @@ def undo(folder: Path) -> StageResult:
 def _changed_verdicts(workspace: Workspace, seqs: Sequence[int], before: Counter[str]) -> dict[str, Any]:
     verdicts = facts.verdict_by_seq(workspace.db)
     return {"before": dict(before), "verdicts": dict(Counter(verdicts.get(seq, "undecided") for seq in seqs))}
-
-
-def _listed_seqs(rows: Listed, state: ProjectState) -> list[int]:
-    if isinstance(rows, Path):
-        rows = _read_ids(rows)
-    return _seqs_of(rows, state) if isinstance(rows, Sequence) else _found_seqs(rows, state)
-
-
-def _found_seqs(query: Query, state: ProjectState) -> list[int]:
-    from curation.views.row_table import RowTable, load_table
-
-    if not (query.where or "").strip() and not (query.search or "").strip():
-        raise ProjectError("--where", "is missing, so every row would be meant", 'write a condition, such as --where "score < 6"')
-    if seqs := RowTable(load_table(state), load_selections(state.workspace.folder)).seqs(query):
-        return seqs
-    raise ProjectError("--where", "no row meets the condition", f"see what there is: {command('curate', 'rows', state.workspace.folder)}")
-
-
-def _read_ids(file: Path) -> list[str]:
-    """Return the ids that a file lists: each line begins with one; a CSV with a column `id` in front works too."""
-    try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        fact = f"cannot be read ({error.strerror if isinstance(error, OSError) else 'it is not UTF-8 text'})"
-        raise ProjectError(str(file), fact, "name a text file with one id per line") from error
-    ids = [line.split(",")[0].strip().strip('"').lower() for line in lines]
-    if found := [identity for identity in ids[ids[:1] == ["id"] :] if identity]:
-        return found
-    raise ProjectError(str(file), "lists no row", "write one id per line, for example with `curate rows --columns id --out FILE.csv`")
-
-
-def _seqs_of(ids: Sequence[str], state: ProjectState) -> list[int]:
-    """Return the rows with these ids, each once; a list of one may hold an id's first characters."""
-    seq_of = {row.id: seq for seq, row in state.row_by_seq.items()}
-    if len(ids) == 1 and len(ids[0]) < len(next(iter(seq_of), "")):
-        ids = [records.ids_of(state.db)[records.find_seq(state.db, ids[0])]]
-    if (unknown := next((identity for identity in ids if identity not in seq_of), None)) is not None:
-        raise ProjectError(f"id {unknown[:80]!r}", "belongs to no row of this project", "correct the list; nothing was changed")
-    return list(dict.fromkeys(seq_of[identity] for identity in ids))
 
 
 def _check_choice(workspace: Workspace, seq: int, identity: str, choice: str | None) -> int | None:

@@ -57,6 +57,7 @@ from curation.split import find_across, merge_groups, part_rows
 from curation.store import facts, records, reviews, runs
 from curation.store.database import hold_lock
 from curation.store.records import Row
+from curation.views.affected import withdrawn_seqs
 from curation.views.annotations import count_review, published_names
 from curation.views.annotators import AnnotatorQuality, agreements_of, as_interval
 from curation.views.classes import balance_facts, group_values, rows_past_cap
@@ -264,7 +265,8 @@ def _last_gate(state: ProjectState, rows: Sequence[Row], protected: Sequence[Pro
         find_near(texts, threshold=workspace.project.dedup.near, shingle=workspace.project.dedup.shingle, **given),
     ):
         stopped |= {rows[n].seq: "duplicate" for n in table["row"].to_pylist() if rows[n].seq not in kept}
-    return stopped
+    withdrawn = withdrawn_seqs(workspace)  # a keep outranks the gates, but no withdrawal
+    return stopped | {row.seq: "withdrawn" for row in rows if row.seq in withdrawn}
 
 
 def _assign_splits(state: ProjectState, kept: Sequence[Row]) -> tuple[dict[str, list[Row]], Separation, list[tuple[int, str, str]]]:
@@ -488,7 +490,7 @@ def _find_same(paths: Sequence[Path], about: ManifestFacts) -> tuple[Path | None
     """
     for path in reversed(paths):
         checked = verify_snapshot(path, trusted_keys=())
-        if checked.status == "revoked":
+        if checked.status in ("revoked", "withdrawn"):
             fact = f"{checked.problems[0].fact}; the rows are the same"
             raise SnapshotError(str(path), fact, "remove the faulty rows with `curate drop`, and run again")
         if checked.status not in ("unsigned", "intact, signer unknown"):

@@ -144,6 +144,15 @@ def withdrawn_seqs(db: sqlite3.Connection, place: Place) -> set[int]:
     return {row["seq"] for row in db.execute(sql, (place.server, place.dataset))}
 
 
+def places_of(db: sqlite3.Connection, seqs: Collection[int]) -> dict[Place, set[int]]:
+    """Return the records that Argilla may hold, by the dataset they were sent to."""
+    found: dict[Place, set[int]] = {}
+    for row in db.execute("SELECT seq, server, dataset, name FROM pushed WHERE state <> 'missing'"):
+        if row["seq"] in seqs:
+            found.setdefault(Place(row["server"], row["dataset"], row["name"]), set()).add(row["seq"])
+    return found
+
+
 def mark_pushed(db: sqlite3.Connection, place: Place, payloads: Iterable[tuple[int, str]]) -> None:
     """Remember what Argilla accepted.
 

@@ -25,6 +25,7 @@ from curation.report import schema
 from curation.snapshot.keys import find_trusted_keys
 from curation.snapshot.revocation import find_revocation
 from curation.snapshot.verify import read_signer
+from curation.snapshot.withdrawal import find_withdrawal
 from curation.store import facts, records, reviews, runs
 from curation.store.calls import CallLedger
 from curation.store.facts import Finding
@@ -531,7 +532,9 @@ def snapshots_facts(workspace: Workspace) -> tuple[schema.SnapshotFacts, ...]:
 def _lost(path: Path, digest: str) -> str:
     if not path.is_dir():
         return "its folder is gone"
-    return "revoked" if find_revocation(digest, trusted_keys=find_trusted_keys(), folders=None, snapshot=path) else ""
+    if find_revocation(digest, trusted_keys=find_trusted_keys(), folders=None, snapshot=path):
+        return "revoked"
+    return "holds withdrawn rows" if find_withdrawal(digest, trusted_keys=find_trusted_keys(), folders=None, snapshot=path) else ""
 
 
 def runs_facts(workspace: Workspace) -> tuple[schema.RunFacts, ...]:

@@ -12,6 +12,7 @@ from curation.snapshot.keys import find_trusted_keys
 from curation.snapshot.manifest import CARD, Manifest, find_snapshots, read_manifest
 from curation.snapshot.revocation import find_revocation
 from curation.snapshot.verify import read_signer, verify_snapshot
+from curation.snapshot.withdrawal import find_withdrawal
 
 LONGEST_CARD = 200_000
 """Characters of a card that are shown."""
@@ -31,12 +32,12 @@ class SnapshotLine:
     signer: str | None
     """Fingerprint of a known key, or the hint of another one; None if it is unsigned. The signature is not checked for the list."""
     revoked: str | None
-    """Sentence of the revocation."""
+    """Sentence of the revocation, or of the withdrawal of a row."""
     bound: float | None
     """Highest error rate of the released rows by the certificate."""
     confidence: float | None
     latest: bool
-    """True for the newest version of its name that is not revoked."""
+    """True for the newest version of its name that is not revoked and holds no withdrawn row."""
     problem: str | None = None
     """Why the folder cannot be read."""
 
@@ -142,6 +143,7 @@ def _line(path: Path) -> SnapshotLine:
         certificate = read_certificate(path, manifest)
     except (SnapshotError, OSError):
         certificate = None  # the snapshot's own page says what is wrong with it
+    keys = find_trusted_keys()
     return SnapshotLine(
         path.name,
         manifest.name,
@@ -150,7 +152,8 @@ def _line(path: Path) -> SnapshotLine:
         manifest.rows,
         manifest.created.isoformat(),
         read_signer(path),
-        find_revocation(manifest.digest.root, trusted_keys=find_trusted_keys(), folders=None, snapshot=path),
+        find_revocation(manifest.digest.root, trusted_keys=keys, folders=None, snapshot=path)
+        or find_withdrawal(manifest.digest.root, trusted_keys=keys, folders=None, snapshot=path),
         certificate.bound.released if certificate else None,
         certificate.policy.confidence if certificate else None,
         False,

@@ -1,0 +1,184 @@
+"""Taking rows back: what they went into, the signed withdrawal that stops it, and the proof that a row is in a snapshot."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from curation import api as stages
+from curation.errors import ProjectError, SnapshotError
+from curation.snapshot import read_manifest, read_split, verify_snapshot
+from curation.snapshot.keys import find_trusted_keys
+from curation.snapshot.registry import AdapterEntry, register_adapter, registry_file
+from curation.snapshot.withdrawal import read_withdrawal, user_folder
+from curation.store import facts
+from curation.store.database import open_store
+from tests.conftest import ROOT
+from tests.support.projects import Bed, approve, blank, import_plain, score_by_hand
+from tests.support.snapshot_rows import unlock
+
+
+@pytest.fixture(scope="module")
+def approved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project with a snapshot of 40 approved rows, not signed yet."""
+    folder = blank(tmp_path_factory.mktemp("approved") / "garden")
+    import_plain(folder, 40)
+    score_by_hand(folder)
+    approve(folder)
+    stages.snapshot(folder, "instruction")
+    return folder
+
+
+@pytest.fixture
+def garden(approved: Path, tmp_path: Path) -> Bed:
+    return Bed(shutil.copytree(approved, tmp_path / "garden"), tmp_path)
+
+
+@pytest.fixture
+def first(garden: Bed) -> Path:
+    """The signed snapshot."""
+    path = next(path for path in (garden.folder / "snapshots").iterdir() if path.name.endswith(tuple("0123456789abcdef")))
+    stages.sign(path)
+    return path
+
+
+def ids_in(path: Path, split: str = "train") -> list[str]:
+    return read_split(path, split).column("id").to_pylist()  # type: ignore[arg-type, no-any-return]
+
+
+def register(path: Path, run: Path, kind: str = "sft") -> None:
+    digest = read_manifest(path).digest.root
+    register_adapter(AdapterEntry(run=str(run), kind=kind, adapter="a" * 64, snapshots={digest: "garden v1"}, at=datetime.now(UTC)))
+
+
+def test_a_row_is_found_in_snapshots_exports_published_copies_and_adapters(garden: Bed, first: Path, tmp_path: Path) -> None:
+    row = ids_in(first)[0]
+    stages.export(first, tmp_path / "train.jsonl")
+    stages.export(first, tmp_path / "validation.jsonl", split="validation")
+    url = stages.publish(first, f"file://{tmp_path}/shared").counts["url"]
+    register(first, tmp_path / "runs" / "sft")
+    counts = stages.affected(garden.folder, [row]).counts
+    assert [(s["folder"], s["rows"], s["published"]) for s in counts["snapshots"]] == [(f"snapshots/{first.name}", {"train": 1}, (url,))]
+    assert [one["file"] for one in counts["exports"]] == [str(tmp_path / "train.jsonl")]
+    assert [(one["run"], one["is_there"]) for one in counts["adapters"]] == [(str(tmp_path / "runs" / "sft"), False)]
+
+
+def test_an_adapter_is_not_affected_by_a_row_of_the_test_split(garden: Bed, first: Path, tmp_path: Path) -> None:
+    register(first, tmp_path / "runs" / "sft")
+    held_back = stages.affected(garden.folder, [ids_in(first, "test")[0][:12]])
+    assert held_back.counts["adapters"] == [] and len(held_back.counts["snapshots"]) == 1
+
+
+def test_a_damaged_line_of_the_list_of_adapters_is_named(garden: Bed, first: Path, tmp_path: Path) -> None:
+    register(first, tmp_path / "one")
+    with registry_file().open("ab") as file:
+        file.write(b'{"run": "cut')
+    register(first, tmp_path / "two")
+    found = stages.affected(garden.folder, [ids_in(first)[0]])
+    assert [one["run"] for one in found.counts["adapters"]] == [str(tmp_path / "one"), str(tmp_path / "two")]
+    assert "line 2: is damaged" in found.notes[-1]
+
+
+def test_a_row_in_no_snapshot_is_said_to_be_in_none(garden: Bed, first: Path) -> None:
+    (garden.folder.parent / "late.jsonl").write_text('{"prompt": "Is it late?", "completion": "It is."}\n')
+    stages.import_rows(garden.folder, garden.folder.parent / "late.jsonl")
+    late = garden.rows()[-1].id
+    assert "No snapshot of this project holds any of them." in stages.affected(garden.folder, [late]).notes
+    with pytest.raises(SnapshotError, match="holds no such row"):
+        stages.prove(late, first)
+    with pytest.raises(ProjectError, match="no such record"):
+        stages.affected(garden.folder, ["0" * 64])
+
+
+def test_a_withdrawn_row_stops_its_snapshots_and_enters_no_later_one(garden: Bed, first: Path, tmp_path: Path) -> None:
+    gone = ids_in(first)[:2]
+    register(first, tmp_path / "runs" / "sft")
+    done = stages.withdraw(garden.folder, gone, reason="asked by the author", confirmed=True)
+    assert [one["run"] for one in done.counts["retrain"]] == [str(tmp_path / "runs" / "sft")]
+    checked = stages.verify(first)
+    assert checked.counts["status"] == "withdrawn" and "asked by the author" in checked.notes[0]
+    statement = read_withdrawal(Path(done.counts["statements"][-1]))
+    assert statement.rows == tuple(sorted(gone)) and statement.snapshots == (read_manifest(first).digest.root,)
+    stages.override(garden.folder, gone[0], action="keep", reason="I want it")
+    second = Path(stages.snapshot(garden.folder, "instruction").counts["path"])
+    stages.sign(second)
+    assert not set(gone) & {row for split in ("train", "validation", "test") for row in ids_in(second, split)}
+    assert stages.verify(second, deep=True).counts["verified"] and read_manifest(second).rows == 38
+    with pytest.raises(SnapshotError, match="were withdrawn"):
+        stages.publish(first, f"file://{tmp_path}/shared")
+
+
+def test_a_withdrawal_stops_a_snapshot_that_the_project_does_not_know(garden: Bed, first: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(first, tmp_path / "elsewhere" / first.name))
+    shutil.rmtree(first, ignore_errors=True)
+    stages.withdraw(garden.folder, [garden.rows()[0].id], reason="asked", confirmed=True)
+    found = verify_snapshot(copy, trusted_keys=find_trusted_keys())
+    assert found.status == "withdrawn" and "asked" in found.problems[0].fact
+    assert verify_snapshot(copy, trusted_keys=()).status == "intact, signer unknown"  # rows of a stranger's snapshot are not read
+
+
+def test_a_statement_that_cannot_be_read_stops_the_snapshot(garden: Bed, first: Path) -> None:
+    user_folder().mkdir(parents=True)
+    (user_folder() / "cut.json").write_text("{")
+    assert stages.verify(first).counts["status"] == "withdrawn"
+    with pytest.raises(SnapshotError, match="cannot be read as a withdrawal"):
+        stages.snapshot(garden.folder, "instruction")
+
+
+def test_a_withdrawal_that_was_killed_is_completed_once(garden: Bed, first: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    row = ids_in(first)[0]
+
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("curation.stages.withdraw.update_verdicts", die)
+        with pytest.raises(KeyboardInterrupt):
+            stages.withdraw(garden.folder, [row], reason="asked", confirmed=True)
+    assert stages.verify(first).counts["status"] == "withdrawn"
+    statements = {file: file.read_bytes() for file in user_folder().iterdir()}
+    for _ in range(2):
+        stages.withdraw(garden.folder, [row], reason="asked", confirmed=True)
+    assert {file: file.read_bytes() for file in user_folder().iterdir()} == statements
+    with open_store(garden.folder) as db:
+        assert db.execute("SELECT count(*) FROM overrides").fetchone()[0] == 1 and len(facts.overrides_by_seq(db)) == 1
+
+
+def test_a_condition_is_only_counted_until_it_is_confirmed(garden: Bed, first: Path) -> None:
+    from curation.views.row_table import Query
+
+    found = stages.withdraw(garden.folder, Query("id like 'f%'"), reason="asked")
+    assert found.rows_out == 0 and not user_folder().exists() and "--yes" in found.notes[-1]
+    with pytest.raises(ProjectError, match="--reason: is empty"):
+        stages.withdraw(garden.folder, [ids_in(first)[0]], reason=" ")
+
+
+def test_the_script_of_the_documentation_checks_a_proof(garden: Bed, first: Path, tmp_path: Path) -> None:
+    code = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "withdrawal.md").read_text(), re.S)[-1]
+    script, digest = tmp_path / "check.py", read_manifest(first).digest.root
+    script.write_text(code)
+
+    def run(proof: Path, root: str = digest) -> str:
+        done = subprocess.run([sys.executable, str(script), str(proof), root], capture_output=True, text=True, timeout=60)
+        return done.stdout + done.stderr
+
+    rows = {split: ids_in(first, split) for split in ("train", "validation", "test")}
+    for number, row in enumerate((rows["train"][0], rows["train"][-1], rows["validation"][0], rows["test"][-1])):
+        proof = tmp_path / f"proof{number}.json"
+        stages.prove(row[:16], first, out=proof)
+        assert run(proof) == "the row is in the snapshot\n"
+    assert "the split is not in the snapshot" in run(proof, "0" * 64)
+    value = json.loads(proof.read_text())
+    value["row"]["label"] = "another"
+    proof.write_text(json.dumps(value))
+    assert "the row is not in the split" in run(proof)
+    unlock(first / "model.sig").unlink()
+    with pytest.raises(SnapshotError, match="not signed"):
+        stages.prove(row, first)
