@@ -12,13 +12,14 @@ from curation.stages.dedup import dedup
 from curation.stages.describe import compare, describe
 from curation.stages.disputes import disputes
 from curation.stages.diversity import diversity
+from curation.stages.erase import erase
 from curation.stages.estimate import estimate
 from curation.stages.fetch import fetch
 from curation.stages.generate import generate
 from curation.stages.import_rows import Provenance, import_rows
 from curation.stages.inspect import status, trace
 from curation.stages.map_rows import map_rows
-from curation.stages.override import erase, override, override_many, relabel, undo
+from curation.stages.override import override, override_many, relabel, undo
 from curation.stages.plan import plan
 from curation.stages.prove import prove
 from curation.stages.publish import publish

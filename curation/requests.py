@@ -28,6 +28,10 @@ Limit = Literal["max_tokens", "max_completion_tokens"]
 _STOPS = {"stop": "end_turn", "length": "max_tokens", "content_filter": "refusal", "tool_calls": "tool_use", "function_call": "tool_use"}
 
 
+ERASED_KEY = "seedcorn_erased_key"
+"""Member of a stored body that `curate erase` rewrote: the key that the request was sent under."""
+
+
 class Request(BaseModel):
     """One call to a model, before it is sent.
 
@@ -46,9 +50,14 @@ class Request(BaseModel):
     attempt: int = 0
     """Number of deliberate repeats (a refill, an unusable answer); retries of one call keep their number."""
 
+    erased_key: str | None = None
+    """Key of a request whose body was rewritten by `curate erase`."""
+
     @property
     def key(self) -> str:
         """sha256 (hex) of stage, slot, attempt, model and body: requests with equal keys are one call, paid once."""
+        if self.erased_key is not None:
+            return self.erased_key
         parts = [self.stage, self.slot, self.attempt, self.body["model"], self.body]
         return hashlib.sha256(canonical_json(parts)).hexdigest()
 

@@ -16,25 +16,20 @@ from curation import decide as rules
 from curation.actor import actor_name
 from curation.decide import Decision
 from curation.errors import ProjectError, RowError, command
-from curation.generate.requests import shorten
 from curation.patterns import compile_pattern
-from curation.records import InstructionRecord, Record, parse_record, prompt_text, record_id
+from curation.records import InstructionRecord, parse_record, record_id
 from curation.stages.verdicts import update_verdicts
-from curation.store import call_stats, facts, records, reviews, runs
+from curation.store import facts, records, runs
 from curation.store.records import Origin, Row
-from curation.store.service import forget_texts
 from curation.views.annotations import edited_texts
 from curation.views.decisions import decide_all
 from curation.views.listed_rows import Listed, listed_seqs
 from curation.views.next_step import next_step
 from curation.views.row_table import suggested_labels
-from curation.views.runs import snapshots_with
 from curation.views.state import ProjectState
 from curation.workspace import StageResult, Workspace, open_workspace
 
 _NOT_CONFIRMED = "Nothing was changed. Run the command with --yes to change them; `curate undo` takes it back."
-DISTINCTIVE = 20
-"""Characters from which a text identifies a row in stored requests."""
 
 
 def override(folder: Path, identity: str, *, action: Literal["keep", "drop"], reason: str, choice: str | None = None) -> StageResult:
@@ -264,70 +259,6 @@ def _describe_kept(workspace: Workspace, seq: int, decision: Decision | None, *,
     return found | {"kept": kept["id"], "better": ("first", "second")[better], "text": record.completions[better].content}
 
 
-def erase(folder: Path, identity: str, *, reason: str) -> StageResult:
-    """Remove a row's text permanently; its id, its facts and a tombstone stay, and so do snapshots already written.
-
-    Args:
-        folder: of the project.
-        identity: the record's id, or its first characters.
-        reason: in the user's words.
-
-    Raises:
-        ProjectError: no such record, no reason, or the record is erased already.
-    """
-    _need_reason("erase", folder, identity, reason)
-    with open_workspace(folder) as workspace:
-        seq = records.find_seq(workspace.db, identity)
-        body = records.load_row(workspace.db, seq)["record"]
-        if body is None:
-            raise ProjectError(f"record {identity}", "is erased already", command("curate", "trace", folder, identity))
-        record = parse_record(body)
-        beginnings = _beginnings(record)
-        looked = runs.forget_details(workspace.db, ("describe", "compare"))  # they show single rows
-        renewed = call_stats.forget_asks(workspace.db, beginnings)
-        is_gone = records.erase(workspace.db, seq, reason, vector_key=facts.text_key(prompt_text(record)))
-        forget_texts(folder)
-        notes = _still_held(workspace, seq, beginnings)
-        update_verdicts(workspace)
-    if not is_gone:
-        notes.append("Another process has the workbench open; the text leaves the disk when that process ends.")
-    if renewed:
-        notes.append(f"Requests without a response that quoted it and will be built again: {renewed:,}.")
-    if looked:
-        notes.append("The results of `curate describe` and `curate compare` showed single rows and were removed too. Run them again.")
-    return StageResult("erase", 1, 0, {"id": identity}, notes)
-
-
-def _still_held(workspace: Workspace, seq: int, beginnings: Sequence[str]) -> list[str]:
-    """Return the places that still hold an erased row's text, in sentences with the next step."""
-    ids, folder = records.ids_of(workspace.db), workspace.folder
-    frozen = snapshots_with(workspace, ids[seq]) if seq in facts.splits_by_seq(workspace.db) else []
-    revoke = {path: f"{command('curate', 'revoke', folder / path)} --reason …" for path in frozen}
-    notes = [f"{path} still holds the text: a snapshot never changes. Write a new one, and: {verb}" for path, verb in revoke.items()]
-    notes += [f"{backup.name} is a backup that still holds the text; delete it." for backup in sorted(folder.glob("workbench.db.v*"))]
-    if seq in reviews.pushed_seqs(workspace.db):
-        notes.append(f"Argilla still shows the row: delete record {ids[seq]} there.")
-    if grown := records.children_of(workspace.db, seq):
-        made = ", ".join(ids[child] for child in grown)
-        notes.append(f"Rows made from it may hold parts of it. Next: curate trace on {made}.")
-    if (folder / "report.html").is_file():
-        notes.append(f"report.html may show it until it is written again: {command('curate', 'report', folder)}")
-    if called := call_stats.count_holding(workspace.db, beginnings):
-        where = ", ".join(f"{stage} {count:,}" for stage, count in called.items())
-        notes.append(
-            f"Calls that still hold the text: {where}. Requests (later ones that show it as an example among them) and responses are kept "
-            "as the proof of what was paid."
-        )
-    return notes
-
-
 def _need_reason(verb: str, folder: Path, identity: str, reason: str) -> None:
     if not reason.strip():
         raise ProjectError("--reason", "is empty", command("curate", verb, folder, identity, "--reason", "why"))
-
-
-def _beginnings(record: Record) -> list[str]:
-    """Return the texts that identify the row in a request; short texts that other rows could share are left out."""
-    rivals = (record.completion,) if isinstance(record, InstructionRecord) else record.completions
-    texts = [shorten(turn.content) for turn in (*record.prompt, *rivals) if turn.role != "system"]
-    return [text for text in texts if len(text) >= DISTINCTIVE] or [max(texts, key=len)]

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 import sqlite3
-import zlib
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator
 from typing import NamedTuple
 
@@ -31,35 +30,27 @@ class Writer(NamedTuple):
     simulated: bool
 
 
-def count_holding(db: sqlite3.Connection, texts: Collection[str]) -> Counter[str]:
-    """Return the number of calls of each stage whose request or response contains any of the texts."""
-    found, wanted = Counter[str](), _skeletons(texts)
-    for row in db.execute("SELECT stage, body, response FROM calls"):
-        both = [zlib.decompress(part).decode(errors="replace") for part in (row["body"], row["response"]) if part is not None]
-        found[row["stage"]] += any(_holds(text, wanted) for text in both)
-    # The unary plus leaves out stages without a match.
-    return +found
-
-
 def forget_asks(db: sqlite3.Connection, texts: Collection[str]) -> int:
     """Delete the inputs of unanswered requests that contain any of the texts, so that they are built again; return how many."""
-    wanted = _skeletons(texts)
+    wanted = skeletons(texts)
     rows = db.execute(
         "SELECT DISTINCT a.* FROM asks a JOIN calls c ON (c.stage, c.slot, c.attempt) = (a.stage, a.slot, a.attempt) "
         "WHERE c.state IN ('reserved', 'uncertain', 'failed') AND c.settled = 0"
     ).fetchall()
-    gone = [(row["stage"], row["slot"], row["attempt"]) for row in rows if _holds(bytes(row["body"]).decode(), wanted)]
+    gone = [(row["stage"], row["slot"], row["attempt"]) for row in rows if holds(bytes(row["body"]).decode(), wanted)]
     with db:
         db.executemany("DELETE FROM asks WHERE (stage, slot, attempt) = (?, ?, ?)", gone)
     return len(gone)
 
 
-def _holds(text: str, wanted: Collection[str]) -> bool:
+def holds(text: str, wanted: Collection[str]) -> bool:
+    """Return whether a text contains one of these skeletons."""
     found = _skeleton(text)
     return any(one in found for one in wanted)
 
 
-def _skeletons(texts: Collection[str]) -> list[str]:
+def skeletons(texts: Collection[str]) -> list[str]:
+    """Return letters and digits of each text, by which it is found however it is written."""
     return [found for text in texts if (found := _skeleton(text))]
 
 

@@ -19,7 +19,7 @@ from typing import Any, Literal, get_args
 import orjson
 
 from curation.errors import ProjectError
-from curation.requests import Answer, Claim, ClaimedCall, Failure, Recovered, Request, message_of
+from curation.requests import ERASED_KEY, Answer, Claim, ClaimedCall, Failure, Recovered, Request, message_of
 from curation.store.call_batches import CallBatches
 from curation.store.lease import LEASE_S, is_alive, owner_name
 
@@ -413,4 +413,5 @@ class CallLedger:
 
 def _request(row: sqlite3.Row) -> Request:
     names = ("stage", "slot", "attempt", "role")
-    return Request(**{name: row[name] for name in names}, body=orjson.loads(zlib.decompress(row["body"])))
+    body = orjson.loads(zlib.decompress(row["body"]))
+    return Request(**{name: row[name] for name in names}, erased_key=body.pop(ERASED_KEY, None), body=body)

@@ -92,8 +92,8 @@ def find_affected(workspace: Workspace, ids: Collection[str], *, run_folders: Se
         if counts:
             digest = manifest.digest.root
             where = tuple(published.get(digest, ()))
-            folder = str(path.relative_to(workspace.folder))
-            snapshots.append(AffectedSnapshot(folder, manifest.name, manifest.version, manifest.kind, digest, {**counts}, where))
+            folder, rows = str(path.relative_to(workspace.folder)), {str(split): n for split, n in counts.items()}
+            snapshots.append(AffectedSnapshot(folder, manifest.name, manifest.version, manifest.kind, digest, rows, where))
     known = {path.name for path in find_snapshots(workspace.folder / "snapshots")}
     for lost in reviews.list_snapshots(workspace.db):
         if Path(lost["path"]).name not in known:

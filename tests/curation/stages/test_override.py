@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 
 import pytest
@@ -46,14 +47,13 @@ def test_no_word_of_it_is_left_in_the_workbench(garden: Bed) -> None:
     quote(garden, row.seq)
     stages.decide(garden.folder)
     stages.report(garden.folder)
-    (garden.folder / "workbench.db.v1").write_bytes(b"as it was")
-    notes = stages.erase(garden.folder, row.id, reason="asked by the person").notes
-    assert [f.name for f in garden.folder.glob("workbench.db*") if SECRET.encode() in f.read_bytes()] == []
-    assert notes == [
-        "workbench.db.v1 is a backup that still holds the text; delete it.",
-        f"Argilla still shows the row: delete record {row.id} there.",
-        f"report.html may show it until it is written again: curate report {garden.folder}",
-    ]
+    (garden.folder / "workbench.db.v1").write_bytes(f"as it was: {SECRET} has a cough.".encode())
+    (garden.folder / "notes.txt.gz").write_bytes(gzip.compress(f"{SECRET}\nhas a cough".encode()))
+    done = stages.erase(garden.folder, row.id, reason="asked by the person")
+    assert [f.name for f in garden.folder.glob("workbench.db*") if f.suffix != ".v1" and SECRET.encode() in f.read_bytes()] == []
+    assert done.counts["found_in"] == {"workbench.db.v1": "text", "notes.txt.gz": "compressed"}
+    assert done.notes[0].startswith("Argilla was not reached") and SECRET not in (garden.folder / "report.html").read_text()
+    assert any("workbench.db.v1 still holds the text (text). It is a backup; delete it." in note for note in done.notes)
     assert row.seq not in garden.verdicts() and len(garden.verdicts()) == 2
     with open_store(garden.folder) as db:
         assert [a.values[forms.COMMENT] for a in reviews.answers_by_seq(db)[row.seq]] == [records.ERASED]
@@ -67,6 +67,24 @@ def test_twice_or_without_a_reason_is_a_sentence(garden: Bed) -> None:
     stages.erase(garden.folder, row.id, reason="asked")
     with pytest.raises(ProjectError, match="is erased already"):
         stages.erase(garden.folder, row.id, reason="asked again")
+
+
+def test_an_erasure_that_was_killed_is_completed_by_the_same_command(garden: Bed, monkeypatch: pytest.MonkeyPatch) -> None:
+    row = garden.rows()[-1]
+    quote(garden, row.seq)
+    stages.report(garden.folder)
+
+    def die(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    for step in ("curation.store.erasing.redact_tables", "curation.store.service.forget_texts", "curation.store.records.erase"):
+        with monkeypatch.context() as patch:
+            patch.setattr(step if "service" not in step else "curation.stages.erase.forget_texts", die)
+            with pytest.raises(KeyboardInterrupt):
+                stages.erase(garden.folder, row.id, reason="asked")
+        assert [one.id for one in garden.rows()][-1] == row.id
+    assert stages.erase(garden.folder, row.id, reason="asked").counts["found_in"] == {}
+    assert row.id not in [one.id for one in garden.rows()]
 
 
 def edit(bed: Bed, text: str) -> None:

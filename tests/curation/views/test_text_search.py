@@ -1,0 +1,55 @@
+"""The search that proves an erased text gone: every kind of file it must open, and how a text may be written in them."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import html
+import json
+import lzma
+import sqlite3
+import zipfile
+import zlib
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from curation.views.text_search import search_folder
+
+TEXT = 'Ottilie Zwirnbauer said: "I can\'t sleep" & left'
+
+
+def test_a_text_is_found_in_every_kind_of_file_however_it_is_written(tmp_path: Path) -> None:
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "plain.txt").write_text(f"before {TEXT} after")
+    (tmp_path / ".hidden").write_text(TEXT.replace(" ", "\n  "))
+    (tmp_path / "page.html").write_text(html.escape(TEXT))
+    (tmp_path / "deep" / "rows.jsonl").write_text(json.dumps({"inside": json.dumps({"text": TEXT})}))
+    (tmp_path / "a.gz").write_bytes(gzip.compress(TEXT.encode()))
+    (tmp_path / "a.bz2").write_bytes(bz2.compress(TEXT.encode()))
+    (tmp_path / "a.xz").write_bytes(lzma.compress(TEXT.encode()))
+    with zipfile.ZipFile(tmp_path / "a.xlsx", "w") as archive:
+        archive.writestr("sheet.xml", html.escape(TEXT))
+    pq.write_table(pa.table({"turns": [[{"content": "other"}], [{"content": TEXT}]]}), tmp_path / "a.parquet")
+    with sqlite3.connect(tmp_path / "a.db") as db:
+        db.execute("CREATE TABLE calls (body BLOB)")
+        db.execute("INSERT INTO calls VALUES (?)", (zlib.compress(json.dumps(TEXT).encode()),))
+    db.close()
+    (tmp_path / "tensor.bin").write_bytes(b"\0\1" + TEXT.encode() + b"\0")
+    (tmp_path / "other.txt").write_text("Ottilie Zwirnbauer sleeps well")
+    (tmp_path / "cut.gz").write_bytes(gzip.compress(b"x" * 10_000)[:40])
+    (tmp_path / "link").symlink_to("/etc/passwd")
+    found = search_folder(tmp_path, [TEXT])
+    assert found.found == {
+        ".hidden": "text", "plain.txt": "text", "page.html": "text", "deep/rows.jsonl": "text", "a.gz": "compressed", "a.bz2": "compressed",
+        "a.xz": "compressed", "a.xlsx": "in sheet.xml", "a.parquet": "1 rows", "a.db": "calls.body 1", "tensor.bin": "bytes",
+    }  # fmt: skip
+    assert list(found.unread) == ["cut.gz"] and found.files == 13
+
+
+def test_a_text_across_two_windows_is_found(tmp_path: Path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setattr("curation.views.text_search.WINDOW", 100)
+    monkeypatch.setattr("curation.views.text_search.OVERLAP", 60)
+    (tmp_path / "long.txt").write_text("x" * 80 + " " + TEXT + " " + "y" * 300)
+    assert search_folder(tmp_path, [TEXT]).found == {"long.txt": "text"}
