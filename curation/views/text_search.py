@@ -13,13 +13,13 @@ import zipfile
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from curation.errors import UserError
 from curation.store.call_stats import holds, skeletons
 from curation.store.erasing import search_database
 
-OPENERS: dict[bytes, Callable[..., IO[bytes]]] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
+OPENERS: dict[bytes, Callable[..., Any]] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
 """First bytes of a compressed file to the function that opens it."""
 WINDOW, OVERLAP = 16 * 1024**2, 64 * 1024
 """Characters that are searched at a time, and how many of them again with the next."""
