@@ -100,19 +100,29 @@ def search_database(file: Path, wanted: Collection[str]) -> Counter[str]:
     Args:
         file: the database; it is only read.
         wanted: skeletons of the texts.
+
+    Raises:
+        ValueError: the database is damaged or in use.
     """
+    try:
+        with closing(sqlite3.connect(f"{file.resolve().as_uri()}?mode=ro", uri=True)) as db:
+            return _search_tables(db, wanted)
+    except sqlite3.Error as error:
+        raise ValueError(str(error)) from error
+
+
+def _search_tables(db: sqlite3.Connection, wanted: Collection[str]) -> Counter[str]:
     found = Counter[str]()
-    with closing(sqlite3.connect(f"{file.resolve().as_uri()}?mode=ro", uri=True)) as db:
-        tables = [name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
-        for table in tables:
-            cursor = db.execute(f'SELECT * FROM "{table}"')
-            columns = [column[0] for column in cursor.description]
-            for row in cursor:
-                for name, value in zip(columns, row, strict=True):
-                    if isinstance(value, bytes):
-                        value = _opened(value)
-                    if isinstance(value, str) and holds(value, wanted):
-                        found[f"{table}.{name}"] += 1
+    tables = [name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+    for table in tables:
+        cursor = db.execute(f'SELECT * FROM "{table}"')
+        columns = [column[0] for column in cursor.description]
+        for row in cursor:
+            for name, value in zip(columns, row, strict=True):
+                if isinstance(value, bytes):
+                    value = _opened(value)
+                if isinstance(value, str) and holds(value, wanted):
+                    found[f"{table}.{name}"] += 1
     return found
 
 

@@ -66,12 +66,7 @@ def _search_file(file: Path, wanted: Collection[str], fragments: Collection[str]
     with file.open("rb") as opened:
         head = opened.read(4096)
     if head.startswith(b"SQLite format 3\0"):
-        import sqlite3
-
-        try:
-            places = search_database(file, wanted)
-        except sqlite3.Error as error:
-            raise ValueError(str(error)) from error
+        places = search_database(file, wanted)
         # Also the bytes: a page that was freed but not overwritten belongs to no table.
         return ", ".join(f"{place} {n:,}" for place, n in places.items()) or _search_bytes(file, fragments)
     if head.startswith(b"PAR1"):
