@@ -20,7 +20,7 @@ from typing import Any, TypeAlias
 from argilla_setup.shown import mask_secrets, visible
 from training.errors import TrainingError
 from training.ranks import is_main, wait_for_all
-from training.run_folder import MARK, METRICS
+from training.run_folder import CHECKPOINTS, MARK, METRICS
 
 Say = Callable[[str], None]
 LogEntry: TypeAlias = Mapping[str, Any]
@@ -68,7 +68,7 @@ def run_callbacks(folder: Path, say: Say) -> list[Any]:
         def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
             entry = {**(logs or {}), "step": state.global_step}
             # Before the entry is written: a run that diverged must not resume from it.
-            refuse_divergence(entry)
+            refuse_divergence(entry, best=state.best_model_checkpoint)
             if not state.is_world_process_zero:
                 return
             with (folder / METRICS).open("a") as stream:
@@ -114,13 +114,19 @@ class Pace:
         return "  ".join(part for part in (clock(seconds), speed, left) if part)
 
 
-def refuse_divergence(entry: LogEntry) -> None:
-    """Stop a run whose loss is not finite: its weights are not finite either, and later steps cannot recover."""
+def refuse_divergence(entry: LogEntry, *, best: str | None = None) -> None:
+    """Stop a run whose loss is not finite: its weights are not finite either, and later steps cannot recover.
+
+    Args:
+        entry: the log entry.
+        best: path of the best checkpoint so far, which is kept.
+    """
     for key in ("loss", "grad_norm", "eval_loss"):
         if key in entry and not math.isfinite(float(entry[key])):
+            kept = f"; the best weights before it are kept in {CHECKPOINTS}/{Path(best).name}" if best else ""
             raise TrainingError(
                 f"step {entry['step']}",
-                f"{key} is {float(entry[key])}; the run has diverged and no adapter was written",
+                f"{key} is {float(entry[key])}; the run has diverged and no adapter was written{kept}",
                 "lower learning_rate in the run file and name another output",
             )
 

@@ -347,9 +347,32 @@ def require_sft(run: RunFile, folder: Path, *, base_digest: str) -> SftRun:
     # The signature covers training.json, which repeats the seal, so it also covers run.json.
     signer = check_signature(run, folder / ADAPTER)
     if sft.base.digest != base_digest:
+        refuse_other_tokenizer(run.base_model, folder / ADAPTER)
         fact = f"was trained on another base model ({sft.base.id}, {sft.base.digest[:12]}) than base_model ({base_digest[:12]})"
         raise TrainingError(f"sft_adapter {folder}", fact, "name the base model of the SFT run")
     return SftRun(sft, open_recorded(run, folder, kind=sft.kind, recorded=sft.snapshot), signer)
+
+
+def refuse_other_tokenizer(base: Path, adapter: Path) -> None:
+    """Refuse a base model whose tokenizer gives other tokens than the one that was saved with an adapter.
+
+    Args:
+        base: the base model's folder.
+        adapter: the adapter's folder.
+    """
+    from tokenizers import Tokenizer
+
+    files = [folder / "tokenizer.json" for folder in (base, adapter)]
+    if not all(file.is_file() for file in files):
+        return
+    now, then = (Tokenizer.from_file(str(file)).get_vocab() for file in files)
+    if now == then:
+        return
+    other = len(now.items() ^ then.items())
+    fact = (
+        f"its tokenizer has {len(now)} tokens and the adapter's {len(then)}; {other} entries differ, so the adapter would read other text"
+    )
+    raise TrainingError(f"base_model {base}", fact, "restore the tokenizer files the SFT run was trained with")
 
 
 def describe_sft(run: RunFile, *, base_digest: str) -> SftFacts | None:

@@ -1,0 +1,84 @@
+"""Bad input of a training: a sentence with the fact and the next step, and what was trained is kept."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.training_samples import load_run, run_settings
+from training.errors import TrainingError
+from training.preflight import preflight
+
+pytestmark = pytest.mark.model
+
+
+def test_base_model_with_another_tokenizer_than_the_adapters_is_named(project: Path) -> None:
+    file = project / "model" / "tokenizer.json"
+    value = json.loads(file.read_text())
+    vocabulary = value["model"]["vocab"]
+    first, second = sorted(vocabulary)[-2:]
+    vocabulary[first], vocabulary[second] = vocabulary[second], vocabulary[first]
+    file.write_text(json.dumps(value))
+    with pytest.raises(TrainingError) as raised:
+        preflight(load_run(project, "dpo.yaml", run_settings("dpo", output="dpo2")))
+    text = str(raised.value)
+    assert "its tokenizer has" in text and "4 entries differ" in text and "Next: restore the tokenizer files" in text
+
+
+def test_template_that_never_ends_an_answer_is_refused_with_the_next_step(untrained: Path) -> None:
+    (untrained / "model" / "chat_template.jinja").write_text(
+        "{% for message in messages %}{{ message['role'] }}: {{ message['content'] }}\n{% endfor %}"
+        "{% if add_generation_prompt %}assistant: {% endif %}"
+    )
+    with pytest.raises(TrainingError, match=r"closes an answer with no end-of-turn token.*Next: correct chat_template.jinja"):
+        preflight(load_run(untrained, "sft.yaml", run_settings()))
+    assert not (untrained / "runs" / "sft").exists()
+
+
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_empty_split_is_refused(untrained: Path, split: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from curation.snapshot.verify import Snapshot
+
+    # write_snapshot refuses it, so only a snapshot of another tool can have one.
+    table = Snapshot.table
+    monkeypatch.setattr(Snapshot, "table", lambda self, name: table(self, name).slice(0, 0 if name == split else None))
+    with pytest.raises(TrainingError, match=f"its {split} split is empty. Next: make a snapshot with more rows"):
+        preflight(load_run(untrained, "sft.yaml", run_settings()))
+    assert not (untrained / "runs" / "sft").exists()
+
+
+def test_row_longer_than_the_context_of_the_base_model_is_refused(untrained: Path) -> None:
+    file = untrained / "model" / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"max_position_embeddings": 24}))
+    with pytest.raises(
+        TrainingError, match=r"tokens in a row of the train split, and the base model has 24 positions.*set sft.max_length: 24"
+    ):
+        preflight(load_run(untrained, "sft.yaml", run_settings()))
+
+
+def test_run_that_diverges_keeps_its_best_checkpoint_and_names_it(untrained: Path) -> None:
+    import torch
+    from transformers import TrainerCallback
+
+    from training.checkpoints import find_checkpoint, prepare_resume
+    from training.train import build_trainer
+
+    run = load_run(untrained, "sft.yaml", run_settings(stopping={"every_steps": 2, "patience": 9}))
+    report = preflight(run)
+    prepare_resume(run.output, report)
+    trainer, _ = build_trainer(run, report=report, say=lambda text: None)
+
+    class Poison(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if state.global_step == 5:
+                with torch.no_grad():
+                    next(p for p in trainer.model.parameters() if p.requires_grad).fill_(float("nan"))
+
+    trainer.add_callback(Poison())
+    with pytest.raises(TrainingError, match=r"step 6: .*the best weights before it are kept in checkpoints/checkpoint-4\. Next: lower"):
+        trainer.train()
+    checkpoint = find_checkpoint(run.output)
+    assert checkpoint is not None and (checkpoint / "adapter_model.safetensors").is_file()
