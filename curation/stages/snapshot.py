@@ -532,7 +532,8 @@ def _write(
     card_facts = about.model_dump(mode="json", exclude={"lineage", "versions", "parents", "settings"})
     card = CardInput.model_validate(
         {
-            **card_facts, "name": draft.name, "version": version, "kind": draft.kind, "created": draft.created, "digest": digest,
+            **card_facts, "counts": {step: n for step, n in about.counts.items() if isinstance(n, int)},
+            "name": draft.name, "version": version, "kind": draft.kind, "created": draft.created, "digest": digest,
             "splits": {split: table.num_rows for split, table in tables.items()}, "brief": mask_secrets(workspace.project.brief),
             "settings": about.settings.model_dump(mode="json", exclude={"balance"}), "description": described, "hygiene": bias,
             "language": main_language(described), "separation": released.separation,
