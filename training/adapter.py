@@ -69,7 +69,8 @@ def rounded_digest(folder: Path) -> str:
     def rounded(values: np.ndarray) -> np.ndarray:
         bits = np.ascontiguousarray(values, dtype="<f4").view("<u4")
         # To the nearest, and to the even one of two that are as near: bfloat16 is the upper half of a float32.
-        return ((bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000).astype("<u4").view("<f4")
+        kept: np.ndarray = ((bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000).astype("<u4").view("<f4")
+        return kept
 
     settings = read_settings(folder)
     return digest_of({name: rounded(values) for name, values in _read_safetensors(folder / WEIGHTS)}, settings)

@@ -15,7 +15,6 @@ def take_fsdp_on_cpus() -> None:
     from accelerate import state
     from accelerate.utils import DistributedType
 
-    import training.preflight
     import training.ranks
 
     begin = state.AcceleratorState.__init__
@@ -27,7 +26,7 @@ def take_fsdp_on_cpus() -> None:
             state.PartialState._shared_state["distributed_type"] = DistributedType.FSDP
 
     state.AcceleratorState.__init__ = begin_with_fsdp
-    training.ranks.refuse_strategy = training.preflight.refuse_strategy = lambda run: None
+    training.ranks.refuse_strategy = lambda run: None
 
 
 if __name__ == "__main__":
