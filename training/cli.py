@@ -276,6 +276,29 @@ def compare(
 
 
 @app.command()
+def judge(
+    target: RunArg,
+    project: Annotated[Path, typer.Option(help="Project whose judge, rubric and budget apply.")],
+    against: Annotated[Path | None, typer.Option(help="Another run folder; by default the base model.")] = None,
+    items: Annotated[int | None, typer.Option(help="Number of items, from the top.", min=1)] = None,
+    evaluation: Annotated[Path | None, typer.Option("--eval", help="Another protected set of the snapshot.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Have a project's judge compare answers in both orders. Example: train judge runs/sft --project . --items 100"""
+    from training.evaluate import EvalChanges, with_set
+    from training.judge import judge_run
+    from training.run_folder import LOG, open_run
+
+    run = with_set(open_run(target), EvalChanges(evaluation))
+    after = "Judgments that were received are kept; run the same command again."
+    found = _run_quietly(
+        lambda say: judge_run(run, project=project, against=against, items=items, say=say), log=run.output / LOG, after=after
+    )
+    first, *lines = found.describe()
+    _print(found, as_json, "\n  ".join([first, *lines]))
+
+
+@app.command()
 def report(target: RunArg, as_json: Json = False) -> None:
     """Write the page of a run: settings, losses, evaluations, answers side by side. Example: train report runs/sft"""
     from training.run_folder import open_run, require_finished
