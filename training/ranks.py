@@ -53,6 +53,9 @@ def group_of(run: RunFile) -> Iterator[None]:
     if run.devices == 1:
         yield
         return
+    if "LOCAL_RANK" not in os.environ:
+        fact = "is not set, so the processes of a machine would share one device"
+        raise TrainingError("LOCAL_RANK", fact, "start the processes with torchrun, or under SLURM export LOCAL_RANK=$SLURM_LOCALID")
     refuse_strategy(run)
     import torch
 

@@ -434,7 +434,9 @@ def result_text(record: RunRecord, *, folder: Path, run_file: Path) -> str:
         folder: the run folder.
         run_file: the run file as it was named on the command line.
     """
-    lines = [f"{record.kind}: {record.steps} steps in {record.seconds:.0f} s, loss {record.first_loss:.4f} to {record.last_loss:.4f}"]
+    where = f" on {record.settings['devices']} devices ({record.settings['strategy']})" if "devices" in record.settings else ""
+    losses = f"loss {record.first_loss:.4f} to {record.last_loss:.4f}"
+    lines = [f"{record.kind}: {record.steps} steps in {record.seconds:.0f} s{where}, {losses}"]
     if record.early_stopped_at:
         lines.append(f"  stopped early at step {record.early_stopped_at}")
     if record.parameters:

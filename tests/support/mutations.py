@@ -72,4 +72,7 @@ MUTATIONS = [
     Mutation("curation/views/annotations.py", "for answer in (*every, *rulings))", "for answer in every)", "curation/stages/test_disputes.py::test_a_snapshot_names_the_policy_and_the_adjudicator_by_a_pseudonym"),
     Mutation("training/data.py", "if run.require.max_error is not None:", "if False:", "training/test_refusals.py::test_a_required_error_rate_needs_a_certificate_that_shows_it"),
     Mutation("training/data.py", "if snapshot.manifest.review.simulated and not run.allow_simulated_review:", "if False:", "training/test_refusals.py::test_simulated_review_is_refused_unless_the_run_file_allows_it"),
+    Mutation("training/ranks.py", "if world_size() != run.devices:", "if False:", "training/test_ranks.py::test_another_number_of_processes_is_refused"),
+    Mutation("training/callbacks.py", "if not state.is_world_process_zero:", "if False:", "training/test_ranks.py::test_two_ranks_have_the_losses_of_one_process_and_write_once"),
+    Mutation("training/config.py", "% self.devices:", "% 1:", "training/test_ranks.py::test_step_that_devices_cannot_share_is_refused_with_the_number_that_can"),
 ]  # fmt: skip

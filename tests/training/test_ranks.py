@@ -60,6 +60,13 @@ def test_another_number_of_processes_is_refused(tmp_path: Path, monkeypatch: pyt
         pass
 
 
+def test_rank_without_a_device_of_its_own_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    with pytest.raises(TrainingError, match="LOCAL_RANK: is not set"), group_of(load_run(tmp_path, "sft.yaml", run_settings(devices=2))):
+        pass
+
+
 def test_strategy_that_accelerate_would_ignore_on_cpus_is_refused(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="fsdp needs GPUs"):
         refuse_strategy(load_run(tmp_path, "sft.yaml", run_settings(devices=2, strategy="fsdp")))
