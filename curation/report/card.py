@@ -40,7 +40,7 @@ def render_card(card: CardInput) -> str:
         total=sum(card.splits.values()),
         describe_alpha=describe_alpha,
         authors=authors_of(card),
-        limits=(*_limits(card), *card.limits),
+        limits=(*limits_of(card), *card.limits),
         settings=dict(_flat(card.settings)),
     )
     return f"---\n{front}---\n\n{body.rstrip()}\n"
@@ -100,8 +100,8 @@ def _flat(settings: Mapping[str, object], path: str = "") -> Iterator[tuple[str,
             yield f"{path}{name}", value
 
 
-def _limits(card: CardInput) -> list[str]:
-    """Return sentences on the limits that follow from the facts."""
+def limits_of(card: CardInput) -> list[str]:
+    """Return sentences on the limits of a snapshot that follow from the facts."""
     written, total = authors_of(card), sum(card.splits.values())
     found = []
     if written["model"]:

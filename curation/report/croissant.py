@@ -1,6 +1,6 @@
 """Croissant metadata of a snapshot: its files, their hashes and the meaning of their columns, for machines.
 
-Croissant 1.0 (MLCommons); a test validates it with `mlcroissant`.
+Croissant 1.1 with the fields of its RAI extension 1.0 (MLCommons); a test validates it with `mlcroissant`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from curation.report.card import authors_of
+from curation.report.card import authors_of, limits_of
 from curation.report.card_schema import CardInput
 
 LICENCES = {
@@ -25,7 +25,9 @@ COLUMNS = {
     "preference": {"prompt": "the conversation before the answers", "chosen": "the better answer", "rejected": "the worse answer"},
 }
 CONTEXT: dict[str, Any] = {
-    "@language": "en", "@vocab": "https://schema.org/", "citeAs": "cr:citeAs", "column": "cr:column", "conformsTo": "dct:conformsTo",
+    "@language": "en", "@vocab": "https://schema.org/", "arrayShape": "cr:arrayShape", "citeAs": "cr:citeAs", "column": "cr:column",
+    "conformsTo": "dct:conformsTo", "containedIn": "cr:containedIn", "description": {"@container": "@language"},
+    "isArray": "cr:isArray", "name": {"@container": "@language"},
     "cr": "http://mlcommons.org/croissant/", "rai": "http://mlcommons.org/croissant/RAI/", "data": {"@id": "cr:data", "@type": "@json"},
     "dataType": {"@id": "cr:dataType", "@type": "@vocab"}, "dct": "http://purl.org/dc/terms/",
     "equivalentProperty": "cr:equivalentProperty", "examples": {"@id": "cr:examples", "@type": "@json"}, "extract": "cr:extract",
@@ -46,7 +48,7 @@ def render_croissant(card: CardInput, hashes: Mapping[str, str]) -> str:
         "@type": "sc:Dataset",
         "name": card.name,
         "description": card.brief.strip() or card.name,
-        "conformsTo": "http://mlcommons.org/croissant/1.0",
+        "conformsTo": ["http://mlcommons.org/croissant/1.1", "http://mlcommons.org/croissant/RAI/1.0"],
         "license": _licence(card.licence),
         "version": f"{card.version}.0.0",
         "datePublished": card.created.date().isoformat(),
@@ -54,10 +56,8 @@ def render_croissant(card: CardInput, hashes: Mapping[str, str]) -> str:
         "url": f"urn:seedcorn:{card.digest}",
         "citeAs": f"{card.name} v{card.version}, digest {card.digest}",
         "isLiveDataset": False,
-        "rai:dataCollection": _collection(card),
         **({"isBasedOn": based} if (based := _sources(card)) else {}),
-        "rai:dataUseCases": card.intended_use,
-        "rai:dataAnnotationProtocol": _review(card),
+        **_rai(card),
         "distribution": [
             {"@type": "cr:FileObject", "@id": name, "name": name, "contentUrl": name, "encodingFormat": "application/x-parquet",
              "sha256": digest}
@@ -66,6 +66,38 @@ def render_croissant(card: CardInput, hashes: Mapping[str, str]) -> str:
         "recordSet": [_record_set(card, name) for name in sorted(hashes)],
     }  # fmt: skip
     return json.dumps(text, ensure_ascii=False, indent=2) + "\n"
+
+
+def _rai(card: CardInput) -> dict[str, Any]:
+    """Return the fields of the RAI extension that the card's facts answer; what nobody measured is left out."""
+    review, described = card.review, card.description
+    protected = ", ".join(f"{suite.name} ({suite.items:,} items)" for suite in card.protected)
+    gates = f"Exact and near duplicates, leaks of {protected or 'no protected set'}, label conflicts and failed checks were left out."
+    values: dict[str, Any] = {
+        "dataCollection": _collection(card),
+        "dataCollectionType": ["Synthetic" if who == "model" else "Others" for who, n in authors_of(card).items() if n][:1],
+        "dataPreprocessingProtocol": [f"{gates} The gates ran again on exactly the rows of the snapshot."],
+        "dataUseCases": card.intended_use,
+        "dataLimitations": [*limits_of(card), *card.limits],
+        "dataAnnotationProtocol": _review(card),
+        "machineAnnotationTools": [card.models.judge] if card.models.judge else [],
+        "dataReleaseMaintenancePlan": "A version never changes. A faulty one is revoked, and rows are withdrawn, by signed statements.",
+    }
+    if review.answers:
+        values |= {"dataAnnotationPlatform": ["Argilla"], "annotationsPerItem": str(review.overlap)}
+    if review.agreement is not None:
+        values["dataAnnotationAnalysis"] = [f"Krippendorff's alpha {review.agreement:.3f}{_interval(review.agreement_interval)}."]
+    if card.hygiene is not None and card.hygiene.biases:
+        values["dataBiases"] = [f"Other than in substance, chosen responses differ in: {', '.join(card.hygiene.biases)}."]
+    if described is not None:
+        found = ", ".join(f"{one.kind} {one.found:,}" for one in described.personal) or "none"
+        scope = "Found by pattern, check digit and known prefix; names, addresses and dates of birth are not detected."
+        values["personalSensitiveInformation"] = [f"Personal data and secrets in {described.scope}: {found}. {scope}"]
+    return {f"rai:{name}": value for name, value in values.items() if value}
+
+
+def _interval(found: Any) -> str:
+    return "" if found is None else f" (95 % interval {found.low:.3f} to {found.high:.3f})"
 
 
 def _collection(card: CardInput) -> str:
