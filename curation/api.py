@@ -18,6 +18,7 @@ from curation.stages.fetch import fetch
 from curation.stages.generate import generate
 from curation.stages.import_rows import Provenance, import_rows
 from curation.stages.inspect import status, trace
+from curation.stages.list_snapshots import list_snapshots
 from curation.stages.map_rows import map_rows
 from curation.stages.override import override, override_many, relabel, undo
 from curation.stages.plan import plan
@@ -27,6 +28,7 @@ from curation.stages.pull import pull
 from curation.stages.push import push
 from curation.stages.release import diff, export, revoke, sign, verify
 from curation.stages.report import report
+from curation.stages.restore import restore
 from curation.stages.rows import rows
 from curation.stages.run import refill, run
 from curation.stages.score import score
@@ -58,6 +60,7 @@ __all__ = [
     "fetch",
     "generate",
     "import_rows",
+    "list_snapshots",
     "map_rows",
     "open_workspace",
     "override",
@@ -70,6 +73,7 @@ __all__ = [
     "refill",
     "relabel",
     "report",
+    "restore",
     "revoke",
     "rows",
     "run",

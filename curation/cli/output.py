@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from argilla_setup.command_line import as_json as to_json
 from argilla_setup.command_line import echo
-from argilla_setup.shown import mask_values, visible
+from argilla_setup.shown import mask_secrets, mask_values, visible
 from curation.findings import words_of
 
 if TYPE_CHECKING:
     from curation.stages.disputes import Disputes
+    from curation.stages.list_snapshots import ListedSnapshot
     from curation.stages.rows import RowsResult
     from curation.views.row_story import FindingStory, ReasonStory, RowStory
     from curation.workspace import StageResult
@@ -74,6 +75,26 @@ def print_rows(result: RowsResult, as_json: bool) -> None:
             list(result.rows[0]),
             [[_cell(value)[:12] if name == "id" else _cell(value) for name, value in row.items()] for row in result.rows],
         )
+
+
+def print_snapshots(found: Sequence[ListedSnapshot], as_json: bool) -> None:
+    """Print the snapshots of a project as a table."""
+    if as_json:
+        values = [asdict(one.line) | {"published": list(one.published)} for one in found]
+        print(to_json(mask_values({"snapshots": values})))
+        return
+    _print_line(f"list: {len(found):,} snapshots")
+    lines = []
+    for one in found:
+        line = one.line
+        bound = "" if line.bound is None else f"{line.bound:.1%}"
+        state = line.problem or line.revoked or ("latest" if line.latest else "")
+        signer = (line.signer or "unsigned").removeprefix("sha256:")[:12]
+        lines.append([line.folder, line.created[:10], f"{line.rows:,}", line.kind, signer, bound, ", ".join(one.published), state])
+    if lines:
+        names = ["snapshot", "date", "rows", "kind", "signed by", "errors at most", "published at", "state"]
+        shown = [n for n in range(len(names)) if any(line[n] for line in lines)]
+        _print_table([names[n] for n in shown], [[visible(mask_secrets(line[n]), lines=False) for n in shown] for line in lines])
 
 
 def _cell(value: Any) -> str:

@@ -50,6 +50,28 @@ def fetch(
     print_result(run_stage(source, out, keys=key or (), say=_say), as_json)
 
 
+@app.command("list", rich_help_panel="Share and take back")
+def list_(folder: Folder, as_json: Json = False) -> None:
+    """List the snapshots of a project, the newest first. Example: curate list my-project"""
+    from curation.cli.output import print_snapshots
+    from curation.stages.list_snapshots import list_snapshots as run_stage
+
+    print_snapshots(run_stage(folder), as_json)
+
+
+@app.command(rich_help_panel="Share and take back")
+def restore(
+    folder: Folder,
+    version: Annotated[str, typer.Argument(help="A snapshot's folder name, its beginning, or a version such as v3.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder of the new project.")],
+    as_json: Json = False,
+) -> None:
+    """Write a new project that reproduces a snapshot. Example: curate restore my-project v1 --out my-project-v1"""
+    from curation.stages.restore import restore as run_stage
+
+    print_result(run_stage(folder, version, out), as_json)
+
+
 @app.command(rich_help_panel="Share and take back")
 def prove(
     row: RowId,

@@ -81,7 +81,7 @@ def find_affected(workspace: Workspace, ids: Collection[str], *, run_folders: Se
         ids: of the records.
         run_folders: folders with run folders, in addition to PROJECT/runs and the user's list of adapters.
     """
-    published, problems = _published(workspace), list[str]()
+    published, problems = published_places(workspace), list[str]()
     snapshots = []
     for path in find_snapshots(workspace.folder / "snapshots"):
         try:
@@ -134,7 +134,8 @@ def withdrawn_seqs(workspace: Workspace) -> set[int]:
     return {seq for seq, identity in records.ids_of(workspace.db).items() if identity in ids} if ids else set()
 
 
-def _published(workspace: Workspace) -> dict[str, list[str]]:
+def published_places(workspace: Workspace) -> dict[str, list[str]]:
+    """Return the addresses that snapshots were published at, by digest."""
     found: dict[str, list[str]] = {}
     for run in runs.list_runs(workspace.db, "publish"):
         if run["state"] == "done" and (url := run["detail"].get("url")):

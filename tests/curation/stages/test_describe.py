@@ -242,6 +242,8 @@ def test_croissant_metadata_names_every_file_and_reads_every_row(tmp_path: Path)
     path = Path(stages.snapshot(folder, "instruction").counts["path"])
     dataset = mlcroissant.Dataset(jsonld=str(path / "croissant.json"))
     assert not dataset.metadata.issues.errors and not dataset.metadata.issues.warnings
+    assert dataset.metadata.ctx.conforms_to.value.endswith("/1.1")
+    assert dataset.metadata.data_limitations and dataset.metadata.data_annotation_platform == ["Argilla"]
     manifest = json.loads((path / "manifest.json").read_text())
     for split, told in manifest["splits"].items():
         rows = list(dataset.records(split))

@@ -151,6 +151,29 @@ def test_a_withdrawal_that_was_killed_is_completed_once(garden: Bed, first: Path
         assert db.execute("SELECT count(*) FROM overrides").fetchone()[0] == 1 and len(facts.overrides_by_seq(db)) == 1
 
 
+def test_the_list_says_who_signed_and_where_it_is_published(garden: Bed, first: Path, tmp_path: Path) -> None:
+    url = stages.publish(first, f"file://{tmp_path}/shared").counts["url"]
+    stages.withdraw(garden.folder, [ids_in(first)[0]], reason="asked", confirmed=True)
+    (found,) = stages.list_snapshots(garden.folder)
+    assert (found.line.folder, found.line.rows, found.published) == (first.name, 40, (url,))
+    assert str(found.line.signer).startswith("sha256:") and "were withdrawn" in str(found.line.revoked)
+
+
+def test_a_restored_project_gives_the_same_digest(garden: Bed, first: Path, tmp_path: Path) -> None:
+    for row in ids_in(first)[:3]:
+        stages.override(garden.folder, row, action="drop", reason="changed my mind")
+    stages.snapshot(garden.folder, "instruction")
+    done = stages.restore(garden.folder, "v1", tmp_path / "again")
+    again = stages.snapshot(tmp_path / "again", "instruction")
+    assert again.counts["digest"] == read_manifest(first).digest.root == done.counts["digest"]
+    with pytest.raises(SnapshotError, match="names no snapshot"):
+        stages.restore(garden.folder, "v9", tmp_path / "never")
+    stages.erase(garden.folder, ids_in(first)[0], reason="asked")
+    with pytest.raises(SnapshotError, match="1 of its rows are withdrawn, erased"):
+        stages.restore(garden.folder, first.name, tmp_path / "never")
+    assert not (tmp_path / "never").exists()
+
+
 def test_a_condition_is_only_counted_until_it_is_confirmed(garden: Bed, first: Path) -> None:
     from curation.views.row_table import Query
 
