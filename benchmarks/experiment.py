@@ -11,6 +11,7 @@ intervals, for each seed.
 raw        the rows as they were brought: a fifth of the labels wrong, a fifth near-copies. "Random" is the same arm: a random draw of it.
 longest    the longest raw rows, a common rule for choosing rows
 machine    raw rows without near-copies and suspected labels; no person looked at them
+reviewed   raw rows without near-copies and without what two simulated annotators and an adjudicator, who err at their usual rates, reject
 clean      the same phrases with right labels and without copies
 dose-P     rows without copies, P percent of the labels wrong
 """
@@ -26,12 +27,16 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from argilla_setup import forms
 from curation import api
-from curation.simulation.code_table import normalize
+from curation.simulation.annotators import ADJUDICATOR, Annotator, ReviewRates
+from curation.simulation.code_table import CodeTable, normalize
 from curation.simulation.raw_data import RawOptions, read_answers, write_project, wrong_share
+from curation.store import records
+from curation.store.database import open_store
 from curation.views.row_table import Query
 
-ARMS = ("raw", "longest", "machine", "clean")
+ARMS = ("raw", "longest", "machine", "reviewed", "clean")
 DOSES = (0, 5, 10, 20, 40)
 PROVENANCE = api.Provenance(name="raw-rows", license="CC0-1.0", written_by="people")
 RUN_FILE = """\
@@ -75,7 +80,7 @@ def main() -> None:
     parser.add_argument("--test", type=int, default=480, help="protected phrases")
     parser.add_argument("--confusable", type=float, default=0.5, help="share of the wrong labels that are of the same chapter")
     parser.add_argument("--rate", type=float, default=2e-3, help="learning rate")
-    parser.add_argument("--epochs", type=float, default=2)
+    parser.add_argument("--epochs", type=float, default=3)
     parser.add_argument("--arms", nargs="*", default=[*ARMS, *(f"dose-{dose}" for dose in DOSES)])
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
@@ -118,12 +123,12 @@ def run_arm(setting: Setting, arm: str, seed: int) -> dict[str, object]:
     )  # fmt: skip
     curated, plain = folder / "curated", folder / "plain"
     write_project(curated, log, options, sample=60, uncurated=plain)
-    project = curated if arm == "machine" else plain
-    if arm == "machine":
-        text = (curated / "project.yaml").read_text()
-        before, _, after = text.partition("review:\n")
+    project = curated if arm in ("machine", "reviewed") else plain
+    if project == curated:
+        before, _, after = (curated / "project.yaml").read_text().partition("review:\n")
+        labels = "action: drop" if arm == "machine" else "action: 'off'"
         rest = after[after.index("splits:") :]
-        (curated / "project.yaml").write_text(before.replace("action: review", "action: drop") + "review: none\n" + rest)
+        (curated / "project.yaml").write_text(before.replace("action: review", labels) + "review: none\n" + rest)
     if arm in ("longest", "clean"):
         _rewrite(plain / "raw.csv", arm, read_answers(log), least=round(setting.rows * 1.6))
     api.import_rows(project, project / "raw.csv", columns={"prompt": "phrase", "completion": "category"}, provenance=PROVENANCE)
@@ -132,6 +137,9 @@ def run_arm(setting: Setting, arm: str, seed: int) -> dict[str, object]:
     api.decide(project)
     if arm in ("raw", "longest"):
         api.override_many(project, Query("reason IN ('exact', 'near')"), action="keep", reason="not curated", confirmed=True)
+    if arm == "reviewed":
+        rejected = _reject(project, read_answers(log), options.seed)
+        api.override_many(project, rejected, action="drop", reason="rejected by simulated annotators", confirmed=True)
     snapshot = project / str(api.snapshot(project, "instruction").counts["path"])
     api.sign(snapshot)
     file = project / "sft.yaml"
@@ -142,6 +150,23 @@ def run_arm(setting: Setting, arm: str, seed: int) -> dict[str, object]:
     record = train_run(run, say=lambda _: None)
     result = evaluate_run(run, say=lambda _: None)
     return {"steps": record.steps, "wrong": wrong_share(snapshot, log), "right": result.items["exact_answer"]}
+
+
+def _reject(project: Path, answers: dict[str, str], seed: int) -> list[str]:
+    """Return the rows that two simulated annotators reject, or one of them and an adjudicator."""
+    first, second, third = (
+        Annotator(f"simulated-{name}", seed, rates, CodeTable({}), answers)
+        for name, rates in (("reviewer-1", ReviewRates()), ("reviewer-2", ReviewRates()), ("adjudicator", ADJUDICATOR))
+    )
+    rejected = list[str]()
+    with open_store(project) as db:
+        for row in records.list_rows(db, "instruction"):
+            body = json.loads(row.body)
+            shown = {"id": row.id, "prompt": body["prompt"][-1]["content"], forms.COMPLETION: body["completion"]["content"]}
+            given = [one.answer(shown).values[forms.VERDICT] for one in (first, second)]
+            verdict = given[0] if given[0] == given[1] else third.answer(shown).values[forms.VERDICT]
+            rejected += [row.id] if verdict == forms.REJECT else []
+    return rejected
 
 
 def _rewrite(file: Path, arm: str, answers: dict[str, str], *, least: int) -> None:

@@ -16,7 +16,7 @@ project=$demo/project argilla=$demo/argilla log=$demo/standin
 sorting=$demo/sorting uncurated=$demo/sorting-uncurated answers=$demo/standin-sorting
 export SEEDCORN_CONFIG_DIR=$demo/config TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(nproc)}
-if [[ -n ${QUICK:-} ]]; then instructions=130 pairs=48 epochs=0.5 dpo_epochs=0.5 items=24 controls=12 raw_rows=300 labels=10 phrases=40 sample=40 raw_epochs=0.5; else instructions=280 pairs=110 epochs=0.5 dpo_epochs=0.5 items=30 controls=24 raw_rows=340 labels=24 phrases=240 sample=80 raw_epochs=2; fi
+if [[ -n ${QUICK:-} ]]; then instructions=130 pairs=48 epochs=0.5 dpo_epochs=0.5 items=24 controls=12 raw_rows=300 labels=10 phrases=40 sample=40 raw_epochs=0.5; else instructions=280 pairs=110 epochs=0.5 dpo_epochs=0.5 items=30 controls=24 raw_rows=480 labels=24 phrases=240 sample=80 raw_epochs=3; fi
 
 short() { local text="$*"; text=${text//"$demo/"/}; echo "${text//"$here/"/}"; }
 
@@ -146,23 +146,35 @@ for folder in "$sorting" "$uncurated"; do
   run "curate dedup" "Find duplicates" curate dedup "$folder"
   run "curate screen" "Find leaks of the protected phrases, and labels that their neighbours contradict" curate screen "$folder"
 done
-run "curate push" "Send suspected labels and a random sample to the annotators" curate push "$sorting"
-for name in simulated-reviewer-1 simulated-reviewer-2; do
-  run "curate standin review" "Answer as a simulated annotator" curate simulate review "$sorting" --name $name --log "$answers"
-done
-run "curate pull" "Fetch the annotations" curate pull "$sorting"
 run "argilla-setup users" "Let the simulated adjudicator see this project's disputed rows" \
   argilla-setup users add simulated-adjudicator --workspace sorting-settle --home "$argilla"
-run "curate push" "Send the disputed rows to the adjudicator" curate push "$sorting"
-run "curate standin review" "Settle the disputes" curate simulate review "$sorting" --name simulated-adjudicator --log "$answers"
-run "curate pull" "Fetch the adjudicator's answers" curate pull "$sorting"
+review_sorting() {
+  local name
+  run "curate push" "Send $1 to the annotators" curate push "$sorting"
+  for name in simulated-reviewer-1 simulated-reviewer-2; do
+    run "curate standin review" "Answer as a simulated annotator" curate simulate review "$sorting" --name $name --log "$answers"
+  done
+  run "curate pull" "Fetch the annotations" curate pull "$sorting"
+  run "curate push" "Send the disputed rows to the adjudicator" curate push "$sorting"
+  run "curate standin review" "Settle the disputes" curate simulate review "$sorting" --name simulated-adjudicator --log "$answers"
+  run "curate pull" "Fetch the adjudicator's answers" curate pull "$sorting"
+}
+review_sorting "suspected labels and a random sample"
+if [[ -z $(latest instruction "$sorting") ]] && ! run "curate snapshot" "Freeze the rows if the sample shows that few of the others are bad" \
+  curate snapshot "$sorting" --kind instruction; then
+  echo "The sample shows too many bad rows (above), so people read every row: review.mode becomes all."
+  sed -i.bak -e 's/^  mode: sample /  mode: all    /' -e 's/^  sample: /  # sample: /' -e 's/^  accept: /  # accept: /' "$sorting/project.yaml" && rm "$sorting/project.yaml.bak"
+  review_sorting "the other rows"
+fi
 run "curate decide" "Decide on the rows that are not curated" curate decide "$uncurated"
 if [[ -z $(latest instruction "$uncurated") ]]; then
   run "curate keep" "Keep the duplicates in the rows that are not curated; leaks stay out of both" curate keep "$uncurated" \
     --where "reason IN ('exact', 'near')" --reason "not curated, for comparison" --yes
 fi
 for folder in "$sorting" "$uncurated"; do
-  freeze "$folder" instruction "with a policy that only states the bound" 's/accept: {max_error: [0-9.]*}/accept: {max_error: 0.9}/'
+  if [[ -z $(latest instruction "$folder") ]]; then
+    run "curate snapshot" "Freeze the approved rows" curate snapshot "$folder" --kind instruction
+  fi
   run "curate sign" "Sign the snapshot" curate sign "$(latest instruction "$folder")"
 done
 # The number of training rows of the smaller snapshot: both models get equally many.

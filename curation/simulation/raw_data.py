@@ -52,7 +52,7 @@ screen:
 review:
   mode: sample                  # people also see a random sample of the other rows
   sample: {sample}
-  accept: {{max_error: 0.25}}     # the others are released only if the sample shows at most this share of bad rows
+  accept: {{max_error: 0.1}}      # the others are released only if the sample shows at most this share of bad rows
   argilla: {argilla}
   overlap: 2
   annotators: {annotators}
