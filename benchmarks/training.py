@@ -1,11 +1,13 @@
 """Compare a training with a plain TRL script of the same settings: time to the first step, time of a step, and peak memory.
 
-    python -m benchmarks.training [--kind sft|dpo] [--model FOLDER] [--repeats N] [--rows N] [--batch N] [--nf4] [--arms ARM ...]
+    python -m benchmarks.training [--kind sft|dpo] [--model FOLDER] [--repeats N] [--rows N] [--batch N] [--nf4]
+        [--precompute] [--arms ARM ...]
 
 Each arm runs in a process of its own, the arms of a repeat one after the other. `ours` is `train sft` after its preflight: verification of
 snapshot, licences and base model, then the trainer. `before` is the same with training loop 1 (rows in random order, every position scored,
 no autocast). `trl` is a script that loads model and rows and calls TRL's trainer. The time to the first step is counted from the start of
-the process to the end of the step; seconds and processor seconds of a step are those of one epoch without its first step.
+the process to the end of the step; seconds and processor seconds of a step are those of one epoch without its first step. On a machine with
+other load only processor seconds can be compared; set OMP_NUM_THREADS=1, because threads that wait for each other count too.
 """
 
 from __future__ import annotations
@@ -59,6 +61,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=96)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--nf4", action="store_true", help="quantize the base model")
+    parser.add_argument("--precompute", action="store_true", help="compute the reference's log-probabilities once (dpo)")
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=ARMS)
     parser.add_argument("--child", choices=ARMS, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
@@ -85,7 +88,15 @@ def main() -> None:
 def run_arm(arm: str, args: argparse.Namespace) -> dict[str, float]:
     """Return what one process measured."""
     started = time.time()
-    sizes = ["--kind", args.kind, "--rows", str(args.rows), "--batch", str(args.batch), *(["--nf4"] if args.nf4 else [])]
+    sizes = [
+        "--kind",
+        args.kind,
+        "--rows",
+        str(args.rows),
+        "--batch",
+        str(args.batch),
+        *(f"--{name}" for name in ("nf4", "precompute") if getattr(args, name)),
+    ]
     command = [sys.executable, "-m", __spec__.name, "--child", arm, "--folder", str(args.folder), *sizes]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
@@ -136,6 +147,8 @@ def open_run(args: argparse.Namespace, kind: str, *, steps: int | None = None) -
     from tests.support.training_samples import load_run, run_settings
 
     settings = {"per_device_train_batch_size": args.batch, "max_length": 256, "num_train_epochs": 1, "max_steps": steps}
+    if args.precompute and kind == "dpo":
+        settings["precompute_ref_log_probs"] = True
     changes: dict[str, Any] = {"trainer": settings, "quantization": {"kind": "nf4" if args.nf4 else "none"}}
     if kind == "sft":
         changes["lora"] = {"r": 16, "lora_dropout": 0.0}
@@ -165,7 +178,8 @@ def clocks(trainer: Any) -> dict[str, float]:
     steps, (start, start_cpu), (end, end_cpu) = len(marks) - 1, marks[0], marks[-1]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     seconds, processor = (end - start) / steps, (end_cpu - start_cpu) / steps
-    return {"first": start, "s a step": seconds, "processor s a step": processor, "peak GiB": peak}
+    times = {"processor s to first step": start_cpu, "s a step": seconds, "processor s a step": processor}
+    return {"first": start, **times, "peak GiB": peak}
 
 
 def measure_ours(args: argparse.Namespace, *, loop: int) -> dict[str, float]:
@@ -226,7 +240,7 @@ def measure_trl(args: argparse.Namespace) -> dict[str, float]:
         trainer = SFTTrainer(model, config, train_dataset=data["train"], processing_class=tokenizer, peft_config=lora)
     else:
         policy = PeftModel.from_pretrained(model, str(args.folder / "runs/sft/adapter"), is_trainable=True)
-        pairs = DPOConfig(**shared, learning_rate=5e-6, beta=0.1)
+        pairs = DPOConfig(**shared, learning_rate=5e-6, beta=0.1, precompute_ref_log_probs=args.precompute)
         trainer = DPOTrainer(policy, args=pairs, train_dataset=data["train"], processing_class=tokenizer)
     return clocks(trainer)
 
