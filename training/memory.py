@@ -15,6 +15,7 @@ from pathlib import Path
 
 from training.config import RunFile
 from training.errors import TrainingError
+from training.speed import LOOP, uses_autocast
 
 GIB = 1024**3
 TOKEN_TILE, VOCABULARY_TILE = 4096, 32768
@@ -102,6 +103,8 @@ class Step:
     """Bytes of a number that is not quantized."""
     on_gpu: bool = True
     """TRL's Triton kernels are used."""
+    autocast: bool = False
+    """Products of float32 adapters are computed in the data type of the arithmetic, and their inputs are kept in it."""
 
 
 @dataclass(frozen=True)
@@ -196,7 +199,7 @@ def block_bytes(shape: Shape, lora: LoraShape, *, dtype: int, adapter: int, mask
         shape: the model's dimensions.
         lora: the adapter; a dropout of 0 keeps no masks.
         dtype: bytes of a number of the base model's arithmetic.
-        adapter: bytes of an adapter's number.
+        adapter: bytes of an adapter's number; under autocast those of the arithmetic.
         mask: bytes of a number in a dropout mask: 1 on CUDA; on a CPU the mask has the adapter's data type.
     """
     q, kv = shape.linears["q_proj"][1], shape.linears["k_proj"][1]
@@ -236,7 +239,8 @@ def estimate_memory(shape: Shape, lora: LoraShape, step: Step) -> Estimate:
     # The adapter, its gradients, AdamW's two moments, and the reference adapter.
     copies = 2 * step.adapter_bytes + _OPTIMIZER_BYTES[step.optimizer] + (step.adapter_bytes if step.has_reference else 0)
     mask = 1 if step.on_gpu else step.adapter_bytes
-    block = tokens * block_bytes(shape, lora, dtype=step.dtype_bytes, adapter=step.adapter_bytes, mask=mask)
+    kept = step.dtype_bytes if step.autocast else step.adapter_bytes
+    block = tokens * block_bytes(shape, lora, dtype=step.dtype_bytes, adapter=kept, mask=mask)
     # With checkpointing only the inputs of all blocks are kept, and the activations of one block at a time.
     boundaries = shape.layers * tokens * shape.hidden * step.dtype_bytes
     activations = boundaries + block if step.checkpointing else shape.layers * block
@@ -270,6 +274,7 @@ def estimate_run(run: RunFile, *, shape: Shape, lora: LoraShape, longest: int, o
         adapter_bytes=4 if run.adapter_dtype == "float32" else 2,
         dtype_bytes=4 if dtype == "float32" else 2,
         on_gpu=on_gpu,
+        autocast=not on_gpu and uses_autocast(run, dtype=dtype, loop=LOOP),  # on a GPU too, but nothing was measured there
     )
     # The trainers of pairs turn dropout off.
     found = estimate_memory(shape, replace(lora, dropout=0.0) if run.method.rows == "preference" else lora, step)

@@ -31,7 +31,7 @@ from training.model import cast_adapters, check_base, compute_dtype, load_base, 
 from training.ranks import from_main, group_of, largest_of_all, strategy_arguments
 from training.records import SCHEMA, EvalFacts, MethodFields, ParameterCounts, PreflightReport, RowCounts, RunRecord
 from training.run_folder import CHECKPOINTS, RUN, describe_environment, find_finished, relative, require_preflight, write_run
-from training.speed import LOOP, length_sampler, row_lengths, score_answers_only
+from training.speed import LOOP, length_sampler, row_lengths, score_answers_only, uses_autocast
 from training.tracking import Tracking, describe_tracking, logger_callbacks
 
 
@@ -321,14 +321,6 @@ def training_arguments(run: RunFile, *, dtype: str, loop: int = LOOP, tracking: 
         **({"train_sampling_strategy": strategy} if (strategy := sampling_strategy(run, loop=loop)) else {}),
         **strategy_arguments(run, dtype=dtype, on_gpu=on_gpu),
     }
-
-
-def uses_autocast(run: RunFile, *, dtype: str, loop: int) -> bool:
-    """Return whether a step on a CPU is computed under bfloat16 autocast: float32 adapters and norms, bfloat16 products.
-
-    It takes 12 % less time. DPO and KTO compare policy and reference, whose difference is smaller than bfloat16 rounds.
-    """
-    return loop > 1 and run.kind == "sft" and dtype == "bfloat16"
 
 
 def sampling_strategy(run: RunFile, *, loop: int) -> str | None:
