@@ -41,7 +41,7 @@ class ChatParts:
 
     def go_template(self) -> str:
         """Return the parts in Go's template language, on one line: literals are quoted, so white space is exact."""
-        branches = []
+        branches: list[str] = []
         for role, (before, after) in self.around.items():
             word = "if" if not branches else "else if"
             branches.append(f'{{{{ {word} eq .Role "{role}" }}}}{_quote(before)}{{{{ .Content }}}}{_quote(after)}')
