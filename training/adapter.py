@@ -62,6 +62,20 @@ def folder_digest(folder: Path) -> str:
     return digest_of(dict(_read_safetensors(file)), settings)
 
 
+def rounded_digest(folder: Path) -> str:
+    """Return the digest that an adapter folder has after its weights were rounded to bfloat16, as DeepSpeed does."""
+    import numpy as np
+
+    def rounded(values: np.ndarray) -> np.ndarray:
+        bits = np.ascontiguousarray(values, dtype="<f4").view("<u4")
+        # To the nearest, and to the even one of two that are as near: bfloat16 is the upper half of a float32.
+        kept: np.ndarray = ((bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000).astype("<u4").view("<f4")
+        return kept
+
+    settings = read_settings(folder)
+    return digest_of({name: rounded(values) for name, values in _read_safetensors(folder / WEIGHTS)}, settings)
+
+
 def read_settings(folder: Path) -> dict[str, Any]:
     """Return the adapter_config.json of an adapter folder."""
     file = folder / SETTINGS

@@ -30,7 +30,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 RunFileArg = Annotated[Path, typer.Argument(metavar="RUN.yaml", help="The run file.")]
 RunArg = Annotated[Path, typer.Argument(metavar="RUN", help="A run file or a run folder.")]
 RESUME = "Run the same command again to resume from the last checkpoint."
-Result = TypeVar("Result", bound=BaseModel | str)
+Result = TypeVar("Result")
 
 
 class Weights(StrEnum):
@@ -38,6 +38,15 @@ class Weights(StrEnum):
 
     SERVED = "16bit"
     NF4 = "nf4"
+
+
+class Engine(StrEnum):
+    """Servers with OpenAI's routes."""
+
+    AUTO = "auto"
+    VLLM = "vllm"
+    TRANSFORMERS = "transformers"
+    TGI = "tgi"
 
 
 class GgufType(StrEnum):
@@ -267,6 +276,29 @@ def compare(
 
 
 @app.command()
+def judge(
+    target: RunArg,
+    project: Annotated[Path, typer.Option(help="Project whose judge, rubric and budget apply.")],
+    against: Annotated[Path | None, typer.Option(help="Another run folder; by default the base model.")] = None,
+    items: Annotated[int | None, typer.Option(help="Number of items, from the top.", min=1)] = None,
+    evaluation: Annotated[Path | None, typer.Option("--eval", help="Another protected set of the snapshot.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Have a project's judge compare answers in both orders. Example: train judge runs/sft --project . --items 100"""
+    from training.evaluate import EvalChanges, with_set
+    from training.judge import judge_run
+    from training.run_folder import LOG, open_run
+
+    run = with_set(open_run(target), EvalChanges(evaluation))
+    after = "Judgments that were received are kept; run the same command again."
+    found = _run_quietly(
+        lambda say: judge_run(run, project=project, against=against, items=items, say=say), log=run.output / LOG, after=after
+    )
+    first, *lines = found.describe()
+    _print(found, as_json, "\n  ".join([first, *lines]))
+
+
+@app.command()
 def report(target: RunArg, as_json: Json = False) -> None:
     """Write the page of a run: settings, losses, evaluations, answers side by side. Example: train report runs/sft"""
     from training.run_folder import open_run, require_finished
@@ -298,6 +330,60 @@ def trace(
 
     result = trace_run(open_run(target), row_id=row_id)
     _print(result, as_json, trace_text(result))
+
+
+@app.command()
+def chat(
+    target: RunArg,
+    system: Annotated[str | None, typer.Option(help="System message; by default that of the training rows, '' for none.")] = None,
+    base: Annotated[bool, typer.Option(help="Also ask the base model.")] = True,
+    most: Annotated[int, typer.Option("--max-tokens", help="Tokens of an answer.", min=1)] = 256,
+    temperature: Annotated[float, typer.Option(help="0 takes the most likely token, as train eval does.", min=0.0, max=5.0)] = 0.0,
+) -> None:
+    """Chat with the adapter and the base model next to each other. Example: train chat runs/sft"""
+    from training.chat_session import open_chat, run_chat
+    from training.run_folder import LOG, open_run
+
+    run, columns = open_run(target), sys.stdin.isatty() and sys.stdout.isatty()
+    session = _run_quietly(
+        lambda say: open_chat(run, system=system, base=base, most=most, temperature=temperature, say=say), log=run.output / LOG
+    )
+    run_chat(session, read=lambda: input("> " if columns else ""), show=echo, columns=columns)
+
+
+@app.command()
+def serve(
+    target: RunArg,
+    engine: Annotated[Engine, typer.Option(help="Server; auto takes vllm where it is installed. tgi only with --print.")] = Engine.AUTO,
+    host: Annotated[str, typer.Option(help="Address to listen on; others than this machine need --key-env.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.", min=1, max=65535)] = 8000,
+    name: Annotated[str | None, typer.Option(help="Model name in requests; by default the name of the run folder.")] = None,
+    merged: Annotated[Path | None, typer.Option(help="Merged model to serve instead of base model and adapter.")] = None,
+    key_env: Annotated[str | None, typer.Option("--key-env", help="Environment variable with the API key that requests need.")] = None,
+    max_length: Annotated[int | None, typer.Option("--max-length", help="Tokens of prompt and answer (vllm).", min=16)] = None,
+    program: Annotated[Path | None, typer.Option(help="The vllm program, if it is not on the PATH.")] = None,
+    only_print: Annotated[bool, typer.Option("--print", help="Print the command and start nothing.")] = False,
+) -> None:
+    """Serve the adapter with OpenAI's routes. Example: train serve runs/sft --port 8000"""
+    from training.run_folder import LOG, open_run
+    from training.serve import ServeOptions, prepare_server, run_server
+
+    run = open_run(target)
+    options = ServeOptions(
+        engine=engine.value,  # type: ignore[arg-type]
+        host=host,
+        port=port,
+        name=name,
+        merged=merged,
+        key_env=key_env,
+        max_length=max_length,
+        program=program,
+    )
+    prepared = _run_quietly(lambda say: prepare_server(run, options, only_print=only_print, say=say), log=run.output / LOG)
+    if only_print:
+        echo(prepared.command.shell(key_env=key_env))
+        return
+    run_server(prepared, say=lambda text: echo(text, err=True))
 
 
 @app.command()

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from pydantic import JsonValue
 
-from training.adapter import ADAPTER, adapter_tensors, live_digest
+from training.adapter import ADAPTER, adapter_tensors, folder_digest, live_digest, rounded_digest
 from training.chat import Row
 from training.config import RunFile
 from training.errors import TrainingError
@@ -118,25 +119,36 @@ def start_at_reference(model: Any) -> None:
             parameter.data.copy_(reference[name].data)
 
 
-def check_before(model: Any, report: PreflightReport) -> None:
+def check_before(model: Any, run: RunFile, report: PreflightReport) -> None:
     """Refuse a reference other than the SFT adapter."""
-    check_reference(model, _sft(report).adapter_digest, when="before training")
+    check_reference(model, _sft(report).adapter_digest, when="before training", rounded=_rounded(run))
 
 
-def check_reference(model: Any, sft_digest: str, *, when: str) -> str:
-    """Return the digest of the live reference weights; refuse it if it is not the SFT adapter's.
+def check_reference(model: Any, sft_digest: str, *, when: str, rounded: Path | None = None) -> str:
+    """Return the digest of the SFT adapter; refuse live reference weights that are not its weights.
 
     Args:
         model: the PEFT model inside the trainer.
         sft_digest: digest of the SFT adapter.
         when: "before training" or "after training", for the error.
+        rounded: the SFT adapter's folder, if the model may hold its weights rounded to bfloat16; by default they must be equal.
     """
     if REFERENCE not in model.peft_config:
         raise TrainingError("reference", f"no adapter named {REFERENCE!r} {when}; the base model would be the reference", "report this")
-    digest = live_digest(model, REFERENCE)
-    if digest != sft_digest:
+    digest, expected = live_digest(model, REFERENCE), sft_digest
+    is_rounded = all(str(parameter.dtype) == "torch.bfloat16" for _, parameter in adapter_tensors(model, REFERENCE))
+    if rounded is not None and is_rounded and folder_digest(rounded) == sft_digest:
+        expected = rounded_digest(rounded)
+    if digest != expected:
         raise TrainingError("reference", f"is not the SFT adapter {when} ({digest[:12]}, not {sft_digest[:12]})", "train the run again")
-    return digest
+    return sft_digest
+
+
+def _rounded(run: RunFile) -> Path | None:
+    """Return the SFT adapter's folder for a run under ZeRO-3, where DeepSpeed rounds the reference; None for others."""
+    if run.sft_adapter is None or run.devices == 1 or run.strategy != "zero3":
+        return None
+    return run.sft_adapter / ADAPTER
 
 
 def check_first_step(*, loss: float, margin: float, expected: float = math.log(2)) -> None:
@@ -166,7 +178,7 @@ def describe_result(trainer: Any, run: RunFile, report: PreflightReport) -> Meth
     return {
         "first_margin": margins[0],
         "last_margin": margins[-1],
-        "reference_digest": check_reference(trainer.model, sft.adapter_digest, when="after training"),
+        "reference_digest": check_reference(trainer.model, sft.adapter_digest, when="after training", rounded=_rounded(run)),
         "sft_run": relative(run.sft_adapter, run.output),
         "sft": SftFacts.model_validate(sft.model_dump(exclude={"path", "protected"})),
     }

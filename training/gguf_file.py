@@ -73,37 +73,29 @@ def write_gguf(folder: Path, file: Path, *, tokenizer: Any, dtype: FileType, nam
     config = json.loads((folder / "config.json").read_text())
     check_architecture(config)
     vocabulary = read_vocabulary(json.loads((folder / "tokenizer.json").read_text()), size=config["vocab_size"])
-    heads, layers = config["num_attention_heads"], config["num_hidden_layers"]
-    kv_heads = config.get("num_key_value_heads") or heads
-    head_dim = config.get("head_dim") or config["hidden_size"] // heads
-
     writer = gguf.GGUFWriter(file, "llama")
     writer.add_type("model")
     writer.add_name(name)
     writer.add_license(licence.lower())
     writer.add_base_model_count(1)
     writer.add_base_model_name(0, base)
-    _add_shape(writer, config, kv_heads=kv_heads, head_dim=head_dim)
     writer.add_file_type(getattr(gguf.LlamaFileType, "ALL_F32" if dtype == "f32" else f"MOSTLY_{dtype.upper()}"))
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
-    rope = rope_settings(config)
-    writer.add_rope_freq_base(rope["rope_theta"])
-    if rope["rope_type"] == "linear":
-        writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
-        writer.add_rope_scaling_factor(rope["factor"])
+    shape = _add_shape(writer, config)
     _add_vocabulary(writer, vocabulary, tokenizer)
 
-    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, layers)
-    extra = {"rope_freqs.weight": np.array(rope_factors(rope, head_dim), dtype=np.float32)} if rope["rope_type"] == "llama3" else {}
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, shape.layers)
+    rope = rope_settings(config)
+    extra = {"rope_freqs.weight": np.array(rope_factors(rope, shape.head_dim), dtype=np.float32)} if rope["rope_type"] == "llama3" else {}
     # GGUF has the description of every tensor before the first one's data, so the shapes are read first.
     planned = []
-    for old, shape in _read_shapes(folder):
+    for old, size in _read_shapes(folder):
         new = names.get_name(old, try_suffixes=(".weight", ".bias"))
         if new is None:
             raise TrainingError(f"{folder.name}: {old}", "is a tensor that llama.cpp's architecture llama does not have", ELSEWHERE)
-        kind = _tensor_type(shape, dtype)
+        kind = _tensor_type(size, dtype)
         planned.append((old, new, kind))
-        writer.add_tensor_info(new, *_description(shape, kind), raw_dtype=kind)
+        writer.add_tensor_info(new, *_description(size, kind), raw_dtype=kind)
     for new, values in extra.items():
         writer.add_tensor_info(new, values.shape, values.dtype, values.nbytes)
     writer.write_header_to_file()
@@ -112,7 +104,7 @@ def write_gguf(folder: Path, file: Path, *, tokenizer: Any, dtype: FileType, nam
     for (old, new, kind), tensor in zip(planned, _read_tensors(folder, [old for old, _, _ in planned]), strict=True):
         part = new.split(".")[-2]
         if part in ("attn_q", "attn_k"):
-            tensor = reorder_rows(tensor, heads if part == "attn_q" else kv_heads)
+            tensor = reorder_rows(tensor, shape.heads if part == "attn_q" else shape.kv_heads)
         writer.write_tensor_data(_encode(tensor, kind, name=old))
     for values in extra.values():
         writer.write_tensor_data(values)
@@ -133,6 +125,41 @@ def _add_shape(writer: Any, config: Mapping[str, Any], *, kv_heads: int, head_di
     writer.add_rope_dimension_count(head_dim)
     writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
     writer.add_vocab_size(config["vocab_size"])
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Numbers of a configuration that the tensors depend on."""
+
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+
+
+def _add_shape(writer: Any, config: Mapping[str, Any]) -> Shape:
+    """Add the configuration under llama.cpp's names and return its shape."""
+    import gguf
+
+    heads = config["num_attention_heads"]
+    kv_heads, head_dim = config.get("num_key_value_heads") or heads, config.get("head_dim") or config["hidden_size"] // heads
+    writer.add_block_count(config["num_hidden_layers"])
+    writer.add_context_length(config["max_position_embeddings"])
+    writer.add_embedding_length(config["hidden_size"])
+    writer.add_feed_forward_length(config["intermediate_size"])
+    writer.add_head_count(heads)
+    writer.add_head_count_kv(kv_heads)
+    writer.add_key_length(head_dim)
+    writer.add_value_length(head_dim)
+    writer.add_rope_dimension_count(head_dim)
+    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
+    writer.add_vocab_size(config["vocab_size"])
+    rope = rope_settings(config)
+    writer.add_rope_freq_base(rope["rope_theta"])
+    if rope["rope_type"] == "linear":
+        writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
+        writer.add_rope_scaling_factor(rope["factor"])
+    return Shape(config["num_hidden_layers"], heads, kv_heads, head_dim)
 
 
 def check_architecture(config: Mapping[str, Any]) -> None:

@@ -303,6 +303,8 @@ def checkpoint_bytes(run: RunFile, *, shape: Shape, lora: LoraShape, on_gpu: boo
     parameters = adapter_parameters(shape, lora)
     one = parameters * (4 if run.adapter_dtype == "float32" else 2)
     optimizer = parameters * _OPTIMIZER_BYTES["8bit" if on_gpu else run.adapter_dtype]
+    if run.devices > 1 and run.strategy != "ddp":
+        optimizer = parameters * 16  # moments and copies in float32, and the weights again in the strategy's own format
     tokenizer = sum(path.stat().st_size for path in run.base_model.glob("token*.json"))
     # A checkpoint of a method with a reference holds both adapters.
     return 4 * (one * (2 if run.method.continues else 1) + optimizer + tokenizer) + 2 * (one + tokenizer)

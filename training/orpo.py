@@ -121,7 +121,7 @@ def log_metrics(trainer: Any, values: dict[str, Any]) -> None:
         metrics[name].append(trainer.accelerator.gather(value.detach()).mean().item())
 
 
-def check_before(model: Any, report: PreflightReport) -> None:
+def check_before(model: Any, run: RunFile, report: PreflightReport) -> None:
     """Refuse a reference adapter: ORPO has none, and the loss here would ignore it."""
     if REFERENCE in model.peft_config:
         raise TrainingError("reference", "an adapter named 'ref' exists, and ORPO has no reference", "report this")

@@ -460,12 +460,10 @@ def report_text(report: PreflightReport, run_file: Path, *, max_length: int, is_
 
 def devices_text(schedule: ScheduleFacts) -> str:
     """Return how several devices share a step, in one line."""
-    passes = f"{schedule.device_passes} forward pass{'es' if schedule.device_passes > 1 else ''}"
+    passes = f"{schedule.device_passes} pass{'es' if schedule.device_passes > 1 else ''}"
     rows = f"{schedule.device_rows} row{'s' if schedule.device_rows > 1 else ''}"
-    return (
-        f"devices: {schedule.devices} ranks ({schedule.strategy}), each {passes} of {rows} a step; together the "
-        f"{schedule.rows_a_step} rows of one device"
-    )
+    share = f"in a step each takes {passes} of {rows}, together the {schedule.rows_a_step} rows of one device"
+    return f"devices: {schedule.devices} ranks ({schedule.strategy}); {share}"
 
 
 def schedule_text(schedule: ScheduleFacts) -> str:
@@ -478,4 +476,5 @@ def schedule_text(schedule: ScheduleFacts) -> str:
     if schedule.seconds is None or schedule.seconds_a_step is None or schedule.seconds_an_evaluation is None:
         return f"{text} (--time measures a step)"
     step, evaluation = schedule.seconds_a_step, schedule.seconds_an_evaluation
-    return f"{text}; at most about {clock(schedule.seconds)}: measured {step:.2f} s a step, {evaluation:.1f} s an evaluation"
+    where = " with one device's share, without the exchange between devices" if schedule.devices > 1 else ""
+    return f"{text}; at most about {clock(schedule.seconds)}: measured {step:.2f} s a step, {evaluation:.1f} s an evaluation{where}"

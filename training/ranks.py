@@ -72,10 +72,9 @@ def group_of(run: RunFile) -> Iterator[None]:
         deepspeed.init_distributed(backend, timeout=WAIT)
     else:
         torch.distributed.init_process_group(backend, timeout=WAIT)
-    try:
-        yield
-    finally:
-        torch.distributed.destroy_process_group()
+    yield
+    # Not after an error: it would wait for ranks that are stopped.
+    torch.distributed.destroy_process_group()
 
 
 def refuse_strategy(run: RunFile) -> None:

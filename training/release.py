@@ -41,6 +41,11 @@ class Source:
             for row in read_rows(self.snapshot, split):
                 yield {"run": self.run, "snapshot": str(self.snapshot.path), "split": split, **row}
 
+    def first_system(self) -> str | None:
+        """Return the system message of the first training row, which the others are asked with too, or None."""
+        first = next(iter(read_rows(self.snapshot, "train")))["prompt"][0]
+        return str(first["content"]) if first["role"] == "system" else None
+
 
 class SignatureFacts(BaseModel):
     """The adapter's signature."""

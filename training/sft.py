@@ -98,7 +98,7 @@ def adjust_trainer(trainer: Any) -> None:
     trainer._signature_columns = ["input_ids", "labels", "seq_lengths", WEIGHT]
 
 
-def check_before(model: Any, report: PreflightReport) -> None:
+def check_before(model: Any, run: RunFile, report: PreflightReport) -> None:
     """Accept every model: a new adapter has no reference to compare with."""
 
 

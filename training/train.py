@@ -60,8 +60,14 @@ class MethodModule(Protocol):
     def adjust_trainer(self, trainer: Any) -> None:
         """Change the trainer after its adapters were cast to their data type."""
 
-    def check_before(self, model: Any, report: PreflightReport) -> None:
-        """Refuse a model that must not be trained."""
+    def check_before(self, model: Any, run: RunFile, report: PreflightReport) -> None:
+        """Refuse a model that must not be trained.
+
+        Args:
+            model: the PEFT model inside the trainer.
+            run: the run file.
+            report: preflight.json.
+        """
 
     def describe_result(self, trainer: Any, run: RunFile, report: PreflightReport) -> MethodFields:
         """Check the trained model and return the fields of `RunRecord` that only this method has.
@@ -106,7 +112,7 @@ def train_run(run: RunFile, *, kind: MethodName | None = None, say: Say = print)
         method: MethodModule = run.method.module
         checkpoint = from_main(lambda: prepare_resume(run.output, report))
         trainer, tokenizer = build_trainer(run, report=report, say=say)
-        method.check_before(trainer.model, report)
+        method.check_before(trainer.model, run, report)
         if checkpoint:
             say(f"Resuming from {checkpoint.name}")
         with explain_failures(run.output, again=command("train", run.kind, run.source)):

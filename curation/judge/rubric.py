@@ -114,7 +114,7 @@ def requests_for(items: Iterable[Scorable], *, project: Project, judge: ModelSpe
 
 
 def pair_requests_for(
-    items: Iterable[tuple[str, PairRecord, Reference | None]], *, project: Project, judge: ModelSpec | None = None
+    items: Iterable[tuple[str, PairRecord, Reference | None]], *, project: Project, judge: ModelSpec | None = None, stage: str = "score"
 ) -> Iterator[Request]:
     """Yield two requests per pair, one in each order.
 
@@ -122,6 +122,7 @@ def pair_requests_for(
         items: (record id, pair, reference).
         project: rubric, brief and prompts.
         judge: a member of the panel; the project's judge by default.
+        stage: stage that asks.
     """
     digest = pair_digest(project, judge)
     schema = object_schema({"rationale": {"type": "string"}, "winner": {"type": "string", "enum": ["A", "B", "tie"]}})
@@ -130,7 +131,7 @@ def pair_requests_for(
         for order, (a, b) in (("ab", (first, second)), ("ba", (second, first))):
             system, user = fill("judge_pair", **_shared(project, reference), prompt=_dump(pair.prompt), a=a, b=b)
             body = message_body(judge or project.models.judge, system, user, schema)
-            yield Request(stage="score", slot=f"{id_}:{digest}:{order}", role="judge", body=body)
+            yield Request(stage=stage, slot=f"{id_}:{digest}:{order}", role="judge", body=body)
 
 
 def scores_from(answer: Answer, *, project: Project) -> Scores | Failure:

@@ -296,6 +296,18 @@ def test_vllm_serves_the_rank_of_the_adapter(tmp_path: Path, config: dict[str, A
     assert arguments == ["serve", "/base", "--enable-lora", "--max-lora-rank", rank, "--port", "8000"]
 
 
+def test_vllm_is_started_as_train_serve_starts_it(tmp_path: Path) -> None:
+    from training.serve import vllm_command
+
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter/adapter_config.json").write_text('{"r": 12}', encoding="utf-8")
+    run_script("vllm_start", tmp_path, shell="bash", secrets={}, arguments=tuple(SERVICES["vllm"]["command"]))
+    arguments = (tmp_path / "seen.args").read_text(encoding="utf-8").splitlines()[1:]
+    command = vllm_command(Path("/base"), Path("/adapter"), name="adapter", rank=16, host="0.0.0.0", port=8000)
+    assert ["vllm", *arguments] == list(command.arguments)
+    assert command.environment.items() <= SERVICES["vllm"]["environment"].items()
+
+
 @pytest.mark.parametrize("config", [None, "{", "{}", '{"r": 1024}', '{"r": null}', "[]"])
 def test_an_adapter_that_cannot_be_served_is_a_sentence(tmp_path: Path, config: str | None, capfd: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "adapter").mkdir()

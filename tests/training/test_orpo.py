@@ -109,7 +109,7 @@ def test_reference_adapter_is_refused(project: Path) -> None:
     run = load_run(project, "orpo.yaml", settings())
     report = preflight(run)
     trainer, _ = build_trainer(run, report=report, say=print)
-    check_before(trainer.model, report)
+    check_before(trainer.model, run, report)
     trainer.model.add_adapter("ref", trainer.model.peft_config["default"])
     with pytest.raises(TrainingError, match="ORPO has no reference"):
-        check_before(trainer.model, report)
+        check_before(trainer.model, run, report)

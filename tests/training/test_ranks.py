@@ -15,7 +15,8 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.support.training_samples import TRAINER, build_bare, load_run, run_settings
+from tests.support.training_samples import TRAINER, build_bare, load_run, run_settings, write_safetensors
+from training.adapter import folder_digest, rounded_digest
 from training.config import RunFile
 from training.errors import RunFileError, TrainingError
 from training.launch import explain_failed
@@ -112,6 +113,21 @@ def test_divided_weights_need_less_memory_on_each_device(tmp_path: Path) -> None
     assert divided.activations == whole.activations
 
 
+def test_rounded_digest_is_that_of_the_weights_that_torch_rounds(tmp_path: Path) -> None:
+    import struct
+
+    import numpy as np
+    import torch
+
+    values = np.random.default_rng(5).standard_normal(64).astype("<f4")
+    values[:3] = struct.unpack("<3f", struct.pack("<3I", 0x3F808000, 0x3F818000, 0x3F808001))  # halfway to an even, to an odd, and above
+    for name, given in (("plain", values), ("rounded", torch.from_numpy(values).bfloat16().float().numpy())):
+        (tmp_path / name).mkdir()
+        write_safetensors(tmp_path / name / "adapter_model.safetensors", {"a.lora_A.weight": ("F32", [64], given.tobytes())})
+        (tmp_path / name / "adapter_config.json").write_text("{}")
+    assert rounded_digest(tmp_path / "plain") == folder_digest(tmp_path / "rounded") != folder_digest(tmp_path / "plain")
+
+
 def quiet(text: str) -> None:
     """Print nothing."""
 
@@ -121,14 +137,17 @@ def checked(project: Path, name: str, kind: str = "sft", **changes: Any) -> RunF
     lora = {"lora": {"r": 4, "lora_alpha": 8, "lora_dropout": 0.0}} if kind == "sft" else {}
     fixed = {"quantization": {"kind": "none"}, "stopping": {"every_steps": 2, "patience": 100}, **lora}
     run = load_run(project, f"{name}.yaml", run_settings(kind, output=name, **fixed, **changes))
-    preflight(run)
+    preflight(run.model_copy(update={"strategy": "ddp"}) if run.strategy == "fsdp" else run)  # which is refused on CPUs
     file = run.output / PREFLIGHT
     write_json(file, read_json(file) | {"dtype": "float32"})
     return run
 
 
 def start(run: RunFile) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "training", run.kind, str(run.source)]
+    module = ["training"]
+    if run.strategy == "fsdp":  # started as a person starts it
+        module = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(run.devices), "-m", "tests.support.fsdp_on_cpus"]
+    command = [sys.executable, "-m", *module, run.kind, str(run.source)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
@@ -149,7 +168,7 @@ def kill_rank(run: RunFile, *, step: int, rank: str = "1") -> str:
         [victim] = [child for child in psutil.Process(process.pid).children(recursive=True) if child.environ().get("RANK") == rank]
         victim.kill()
         told, _ = process.communicate(timeout=120)
-    assert process.returncode == 2, told
+    assert process.returncode == (1 if run.strategy == "fsdp" else 2), told
     return told
 
 
@@ -179,13 +198,14 @@ def test_two_ranks_have_the_losses_of_one_process_and_write_once(untrained: Path
 
 @pytest.mark.model
 @pytest.mark.soak
-@pytest.mark.parametrize("strategy", ["ddp", pytest.param("zero3", marks=NO_DEEPSPEED)])
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp", pytest.param("zero3", marks=NO_DEEPSPEED)])
 def test_every_method_has_the_losses_of_one_process_and_keeps_its_reference(untrained: Path, strategy: str) -> None:
     sft = checked(untrained, "sft")
     train_run(sft, say=quiet)
     divided = checked(untrained, "divided", devices=2, strategy=strategy)
     told = kill_rank(divided, step=8)
-    assert "rank 1 of 2: was stopped by SIGKILL" in told and "is kept" in told and "to resume" in told and "Traceback" not in told
+    if strategy != "fsdp":  # torchrun prints its own account of it
+        assert "rank 1 of 2: was stopped by SIGKILL" in told and "is kept" in told and "to resume" in told and "Traceback" not in told
     told = finish(divided)
     assert told.count("Resuming from checkpoint-") == 1 and told.count("sft: 18 steps") == 1
     assert require_run(divided.output).resumed_from in (6, 8)
