@@ -15,7 +15,7 @@ import yaml
 
 from argilla_setup.shown import plain_markdown as plain
 from training.callbacks import LogEntry, Say
-from training.records import EvaluationResult, RunRecord, SftFacts, SnapshotFacts
+from training.records import EvaluationResult, RunRecord, SftFacts, SnapshotFacts, TaskResult
 
 WIDTH, HEIGHT, LEFT, TOP, RIGHT, BOTTOM = 640, 260, 56, 26, 16, 36
 """Size and margins of the chart, in pixels."""
@@ -35,6 +35,7 @@ def write_card(
     done: RunRecord,
     *,
     evaluations: Sequence[EvaluationResult] = (),
+    tasks: Sequence[TaskResult] = (),
     history: Sequence[LogEntry] | None = None,
 ) -> Path:
     """Write the card of a finished run's adapter.
@@ -43,6 +44,7 @@ def write_card(
         adapter: the adapter folder.
         done: its run.json.
         evaluations: its measurements, one result per protected set.
+        tasks: its measurements on tasks of lm-eval.
         history: the trainer's log, for the chart of the loss; without it the chart is left unchanged.
 
     Returns:
@@ -53,12 +55,14 @@ def write_card(
         (adapter / PICTURE).write_text(loss_picture(history))
     # Renamed into place, so that a kill leaves the old card or the new one.
     aside = target.with_name(f".{CARD}.part")
-    aside.write_text(card_text(done, evaluations=evaluations))
+    aside.write_text(card_text(done, evaluations=evaluations, tasks=tasks))
     aside.replace(target)
     return target
 
 
-def renew_card(adapter: Path, done: RunRecord, *, evaluations: Sequence[EvaluationResult], say: Say) -> None:
+def renew_card(
+    adapter: Path, done: RunRecord, *, evaluations: Sequence[EvaluationResult], say: Say, tasks: Sequence[TaskResult] = ()
+) -> None:
     """Write the measurements into the card, unless the adapter is signed.
 
     Args:
@@ -66,22 +70,26 @@ def renew_card(adapter: Path, done: RunRecord, *, evaluations: Sequence[Evaluati
         done: its run.json.
         evaluations: its measurements, one result per protected set.
         say: prints a line if the card was left unchanged.
+        tasks: its measurements on tasks of lm-eval.
     """
-    text, target = card_text(done, evaluations=evaluations), adapter / CARD
+    text, target = card_text(done, evaluations=evaluations, tasks=tasks), adapter / CARD
     if target.is_file() and target.read_text() == text:
         return
     if (adapter / SIGNATURE).is_file():
         say("The adapter is signed, so its card was not changed; it shows the measurements from before the signature.")
         return
-    write_card(adapter, done, evaluations=evaluations)
+    write_card(adapter, done, evaluations=evaluations, tasks=tasks)
 
 
-def card_text(done: RunRecord, *, evaluations: Sequence[EvaluationResult] = (), merged: bool = False) -> str:
+def card_text(
+    done: RunRecord, *, evaluations: Sequence[EvaluationResult] = (), tasks: Sequence[TaskResult] = (), merged: bool = False
+) -> str:
     """Return the card as Markdown with the front matter that model hubs read.
 
     Args:
         done: run.json of the adapter.
         evaluations: its measurements, one result per protected set.
+        tasks: its measurements on tasks of lm-eval.
         merged: whether it is the card of a merged model; the measurements are those of the adapter.
     """
     base, snapshot = done.base, done.snapshot
@@ -101,6 +109,7 @@ def card_text(done: RunRecord, *, evaluations: Sequence[EvaluationResult] = (), 
         _sources(done),
         _training(done),
         "\n\n".join(["## Evaluation", *(_evaluation(found) for found in evaluations)]) if evaluations else "## Evaluation\n\nNone yet.",
+        "\n\n".join(["## Tasks of lm-eval", *(_task(found) for found in tasks)]) if tasks else "",
         "" if merged else _usage(done),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -180,6 +189,27 @@ def _evaluation(found: EvaluationResult) -> str:
     weights = "in 4 bits (NF4), unlike merged models and vLLM" if found.weights == "nf4" else f"in {found.weights}, as it is served"
     source = f"On {plain(found.file.name)} (sha256 `{found.file.sha256[:16]}`), a set the training rows were screened against"
     return "\n".join([f"{source}; base model {weights}.", "", *rows])
+
+
+def _task(found: TaskResult) -> str:
+    """Return the table of one task, after its contamination status."""
+    limit = "" if found.limit is None else f", at most {found.limit} of each task"
+    version, weights = found.versions.get("lm_eval", "unknown"), plain(found.weights)
+    head = (
+        f"{plain(found.task)} (lm-eval {plain(version)}): {found.documents} documents{limit}, "
+        f"{found.fewshot} examples; base model {weights}."
+    )
+    lines = [head, *(f"Contamination: {plain(status.describe())}." for status in found.contamination)]
+    rows = ["| metric | value | 95 % interval | n |" + "".join(f" vs. {plain(other)} |" for other in found.against)]
+    rows.append("|---|---:|---|---:|" + "---|" * len(found.against))
+    for name, metric in found.metrics.items():
+        bounds = "none" if metric.low is None else f"{metric.low:.3f} to {metric.high:.3f}"
+        row = f"| {plain(name)} | {metric.value:.3f} | {bounds} | {metric.n} |"
+        for differences in found.against.values():
+            difference = differences.get(name)
+            row += f" {difference.difference:+.3f}, {difference.verdict} |" if difference else " |"
+        rows.append(row)
+    return "\n".join([*lines, "", *rows])
 
 
 def _usage(done: RunRecord) -> str:

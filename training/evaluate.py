@@ -51,7 +51,16 @@ from training.records import (
     RunRecord,
     WrittenAnswer,
 )
-from training.run_folder import EVAL, read_evaluations, read_json, require_finished, require_preflight, validate_record, write_json
+from training.run_folder import (
+    EVAL,
+    read_evaluations,
+    read_json,
+    read_tasks,
+    require_finished,
+    require_preflight,
+    validate_record,
+    write_json,
+)
 from training.run_page import PAGE, write_page
 from training.tracking import log_evaluation
 
@@ -118,7 +127,8 @@ def evaluate_run(run: RunFile, *, base: bool = False, say: Say = print) -> Evalu
         if is_new and run.logger != "none":
             say(f"Adding the evaluation to {run.logger}")
             log_evaluation(run, report, done, result)
-        renew_card(run.output / ADAPTER, done, evaluations=read_evaluations(run.output, subject), say=say)
+        measured, tasks = read_evaluations(run.output, subject), read_tasks(run.output, subject)
+        renew_card(run.output / ADAPTER, done, evaluations=measured, tasks=tasks, say=say)
         write_page(run.output, done)
     return result
 

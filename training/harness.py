@@ -16,7 +16,6 @@ import hashlib
 import importlib.util
 import json
 import math
-import re
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -30,6 +29,7 @@ from curation.records import canonical_json
 from curation.snapshot.tasks import SPLITS, TASK_FILE, TaskDocument, documents_of, load_leaves, open_tasks, task_texts, texts_digest
 from training.adapter import ADAPTER
 from training.callbacks import Say
+from training.card import renew_card
 from training.chat import end_tokens
 from training.config import Quantization, RunFile
 from training.data import file_sha256, open_recorded, read_rows, require_sft
@@ -40,7 +40,17 @@ from training.intervals import SEED, compare, measure
 from training.memory import available_memory, free_gpu_memory
 from training.model import check_base, compute_dtype, load_for_inference, load_tokenizer
 from training.records import Contamination, DifferenceFacts, PreflightReport, TaskMetric, TaskResult, TaskResults, TaskSample
-from training.run_folder import describe_environment, read_json, require_finished, require_preflight, validate_record, write_json
+from training.run_folder import (
+    describe_environment,
+    read_evaluations,
+    read_json,
+    read_tasks,
+    require_finished,
+    require_preflight,
+    task_file,
+    validate_record,
+    write_json,
+)
 from training.run_page import write_page
 
 if TYPE_CHECKING:
@@ -112,7 +122,7 @@ def evaluate_tasks(run: RunFile, options: TaskOptions, *, base: bool = False, sa
         (task, key, subject, digest)
         for task, key in zip(loaded, keys, strict=True)
         for subject, digest in subjects
-        if read_cached(task_file(run, task.name, key, base=subject == "base"), key=key, subject=digest) is None
+        if read_cached(task_file(run.output, task.name, key, base=subject == "base"), key=key, subject=digest) is None
     ]
     if missing:
         model = _load(run, report, adapter=done is not None and any(subject != "base" for _, _, subject, _ in missing), say=say)
@@ -121,15 +131,15 @@ def evaluate_tasks(run: RunFile, options: TaskOptions, *, base: bool = False, sa
             with _switched_off(model, subject == "base"):
                 found = _measure(run, model, task, limit=options.limit)
             result = TaskResult(schema=SCHEMA, subject=subject, subject_digest=digest, key=key, weights=loaded_weights(run), **found)
-            write_json(task_file(run, task.name, key, base=subject == "base"), result)
+            write_json(task_file(run.output, task.name, key, base=subject == "base"), result)
     results = []
     for task, key, contamination in zip(loaded, keys, screened, strict=True):
-        before = read_cached(task_file(run, task.name, key, base=True), key=key, subject=report.base.digest)
+        before = read_cached(task_file(run.output, task.name, key, base=True), key=key, subject=report.base.digest)
         if done is None:
             assert before is not None
             results.append(before.model_copy(update={"contamination": contamination}))
             continue
-        file = task_file(run, task.name, key, base=False)
+        file = task_file(run.output, task.name, key, base=False)
         after = read_cached(file, key=key, subject=done.adapter_digest)
         assert after is not None and before is not None
         others = {"base": before} | _read_sft(run, report, task.name, key)
@@ -138,6 +148,8 @@ def evaluate_tasks(run: RunFile, options: TaskOptions, *, base: bool = False, sa
         write_json(file, after)
         results.append(after)
     if done is not None:
+        measured = read_evaluations(run.output, done.adapter_digest)
+        renew_card(run.output / ADAPTER, done, evaluations=measured, tasks=read_tasks(run.output, done.adapter_digest), say=say)
         write_page(run.output, done)
     return TaskResults(tasks=tuple(results))
 
@@ -226,19 +238,6 @@ def task_key(run: RunFile, report: PreflightReport, task: LoadedTask, *, limit: 
     return hashlib.sha256(canonical_json(parts)).hexdigest()
 
 
-def task_file(run: RunFile, name: str, key: str, *, base: bool) -> Path:
-    """Return the file with the results of a task; the base model's is in the parent folder, for all runs on it.
-
-    Args:
-        run: the run file.
-        name: of the task.
-        key: `task_key`.
-        base: whether it is the base model's.
-    """
-    plain = re.sub(r"[^A-Za-z0-9_-]+", "-", name)[:60]
-    return run.output.parent / f"base-task-{plain}-{key[:12]}.json" if base else run.output / f"task-{plain}-{key[:12]}.json"
-
-
 def read_cached(file: Path, *, key: str, subject: str) -> TaskResult | None:
     """Return an earlier result of this subject with these settings, or None.
 
@@ -258,7 +257,7 @@ def _read_sft(run: RunFile, report: PreflightReport, name: str, key: str) -> dic
     """Return the result of the SFT run that this one continues, if it was measured alike."""
     if run.sft_adapter is None or report.sft_run is None:
         return {}
-    file = run.sft_adapter / task_file(run, name, key, base=False).name
+    file = task_file(run.sft_adapter, name, key, base=False)
     found = read_cached(file, key=key, subject=report.sft_run.adapter_digest)
     return {} if found is None else {str(run.method.continues): found}
 

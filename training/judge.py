@@ -11,7 +11,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 from curation.errors import command
 from curation.records import Message, canonical_json
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     from curation.stages.judge_answers import AnswerJudgments, OrderedChoice
 
 SCHEMA = 1
-OUTCOMES = ("win", "loss", "tie", "inconsistent", "equal", "failed", "open")
 POINTS = {"win": 1.0, "tie": 0.5, "inconsistent": 0.5, "equal": 0.5, "loss": 0.0}
 Outcome = Literal["win", "loss", "tie", "inconsistent", "equal", "failed", "open"]
+OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 
 
 def judge_run(run: RunFile, *, project: Path, against: Path | None = None, items: int | None = None, say: Say = print) -> JudgedResult:
@@ -48,7 +48,7 @@ def judge_run(run: RunFile, *, project: Path, against: Path | None = None, items
         TrainingError: one of the two was not measured with these settings, or a run was changed.
         BudgetReached: the budget does not allow a single judgment.
     """
-    from curation.stages.judge_answers import AnswerPair, judge_answers
+    from curation.stages.judge_answers import AnswerPair, OrderedChoice, judge_answers
 
     report, done = require_preflight(run), require_finished(run)
     protected = check_evaluation_set(run, report, done)
@@ -77,7 +77,7 @@ def judge_run(run: RunFile, *, project: Path, against: Path | None = None, items
         JudgedItem(
             question=ours.answers[place].question, reference=ours.answers[place].reference, first=ours.answers[place].answer,
             second=other.answers[place].answer, outcome=outcome_of(judged[place]) if place in judged else "equal",
-            rationales=tuple(choice.rationale for choice in judged.get(place, ()) if hasattr(choice, "rationale")),
+            rationales=tuple(choice.rationale for choice in judged.get(place, ()) if isinstance(choice, OrderedChoice)),
         )
         for place in range(count)
     )  # fmt: skip
@@ -110,11 +110,14 @@ def _find_other(run: RunFile, against: Path | None, *, key: str, base: str) -> t
 
 def outcome_of(both: Sequence[object]) -> Outcome:
     """Return the outcome of two choices, one for each order."""
+    from curation.stages.judge_answers import OrderedChoice
+
     if any(choice is None for choice in both):
         return "open"
-    if not all(hasattr(choice, "first_wins") for choice in both):
+    made = [choice for choice in both if isinstance(choice, OrderedChoice)]
+    if len(made) < len(both):
         return "failed"
-    one, two = (choice.first_wins for choice in both)  # type: ignore[attr-defined]
+    one, two = (choice.first_wins for choice in made)
     if one != two:
         return "inconsistent"
     return "tie" if one is None else "win" if one else "loss"
@@ -129,10 +132,12 @@ def summarize(rows: Sequence[JudgedItem], found: AnswerJudgments) -> JudgedResul
     """
     from scipy.stats import binomtest
 
-    counts = Counter(row.outcome for row in rows)
+    from curation.stages.judge_answers import OrderedChoice
+
+    counts: Counter[str] = Counter(row.outcome for row in rows)
     points = [POINTS[row.outcome] for row in rows if row.outcome in POINTS]
     wins, decided = counts["win"], counts["win"] + counts["loss"]
-    choices: list[OrderedChoice] = [choice for both in found.choices for choice in both if hasattr(choice, "chose_shown_first")]  # type: ignore[misc]
+    choices = [choice for both in found.choices for choice in both if isinstance(choice, OrderedChoice)]
     positions = [float(choice.chose_shown_first) for choice in choices if choice.chose_shown_first is not None]
     share, p, verdict = None, None, None
     if decided:

@@ -31,7 +31,7 @@ from training.license import RECORD, write_notice
 from training.model import find_weights, load_base, load_tokenizer
 from training.records import BaseFacts, RunRecord
 from training.release import Source, verify_adapter
-from training.run_folder import read_evaluations, read_json, require_finished, validate_record, write_json
+from training.run_folder import read_evaluations, read_json, read_tasks, require_finished, validate_record, write_json
 
 RELEASE = "release.json"
 """In a merged model's or an exported folder: what it was made from, the check, and the sha256 of each file."""
@@ -304,7 +304,8 @@ def write_release(
         weights.chmod(0o644)  # safetensors makes files of mode 0600, which a server under another user could not read
     if (run.output / ADAPTER / PICTURE).is_file():
         shutil.copyfile(run.output / ADAPTER / PICTURE, target / PICTURE)
-    card = card_text(done, evaluations=read_evaluations(run.output, done.adapter_digest), merged=True)
+    measured, tasks = read_evaluations(run.output, done.adapter_digest), read_tasks(run.output, done.adapter_digest)
+    card = card_text(done, evaluations=measured, tasks=tasks, merged=True)
     (target / CARD).write_text(f"{card}\n## Merge\n\nMerged in {DTYPE} and compared with the adapter: {check.describe()}.\n")
     files = {path.relative_to(target).as_posix(): file_sha256(path) for path in sorted(target.rglob("*")) if path.is_file()}
     record = ReleaseRecord(

@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -28,7 +29,7 @@ from training.adapter import ADAPTER, folder_digest
 from training.config import RunFile, load_run_file
 from training.errors import TrainingError
 from training.methods import METHODS, MethodName
-from training.records import SCHEMA, Environment, EvaluationResult, PreflightReport, RunRecord, to_json
+from training.records import SCHEMA, Environment, EvaluationResult, PreflightReport, RunRecord, TaskResult, to_json
 
 RUN, PREFLIGHT, METRICS, CONFIG, EVAL, LOG = "run.json", "preflight.json", "metrics.jsonl", "config.yaml", "eval.json", "log.txt"
 CHECKPOINTS, MARK = "checkpoints", "complete"
@@ -208,6 +209,25 @@ def read_evaluations(folder: Path, adapter_digest: str) -> list[EvaluationResult
     found = [(file, read_json(file)) for file in files]
     own = [(file, value) for file, value in found if value.get("subject_digest") == adapter_digest]
     return [validate_record(EvaluationResult, value, file=file) for file, value in own]
+
+
+def task_file(folder: Path, name: str, key: str, *, base: bool) -> Path:
+    """Return the file with the results of a task of lm-eval; the base model's is in the parent folder, for all runs on it.
+
+    Args:
+        folder: the run folder.
+        name: of the task.
+        key: digest of everything the measurement depends on.
+        base: whether it is the base model's.
+    """
+    plain = f"task-{re.sub(r'[^A-Za-z0-9_-]+', '-', name)[:60]}-{key[:12]}.json"
+    return folder.parent / f"base-{plain}" if base else folder / plain
+
+
+def read_tasks(folder: Path, adapter_digest: str) -> list[TaskResult]:
+    """Return the measurements of an adapter on tasks of lm-eval, by file name."""
+    found = [(file, read_json(file)) for file in sorted(folder.glob("task-*.json"))]
+    return [validate_record(TaskResult, value, file=file) for file, value in found if value.get("subject_digest") == adapter_digest]
 
 
 def find_runs(folder: Path) -> list[RunSummary]:

@@ -30,7 +30,7 @@ from training.records import (
     RunRecord,
     TaskResult,
 )
-from training.run_folder import METRICS, read_evaluations, read_json, validate_record
+from training.run_folder import METRICS, read_evaluations, read_json, read_tasks, task_file, validate_record
 
 PAGE = "report.html"
 TEMPLATES = Path(__file__).parent / "template"
@@ -158,11 +158,10 @@ def read_page(folder: Path, done: RunRecord) -> RunPage:
         base = _read(EvaluationResult, file, key=found.key, subject=done.base.digest)
         evaluations.append(_describe(found, base))
     tasks = []
-    for file in sorted(folder.glob("task-*.json")):
-        result = _read(TaskResult, file, key=None, subject=done.adapter_digest)
-        if result is not None:
-            before = _read(TaskResult, folder.parent / f"base-{file.name}", key=result.key, subject=done.base.digest)
-            tasks.append(TaskPart(result, before, tuple(status.describe() for status in result.contamination)))
+    for result in read_tasks(folder, done.adapter_digest):
+        file = task_file(folder, result.task, result.key, base=True)
+        before = _read(TaskResult, file, key=result.key, subject=done.base.digest)
+        tasks.append(TaskPart(result, before, tuple(status.describe() for status in result.contamination)))
     judged = [_read(JudgedResult, file, key=None, subject=done.adapter_digest) for file in sorted(folder.glob("judged-*.json"))]
     rows = _compare_answers(folder, evaluations[0]) if evaluations else []
     counts = Counter(row.group for row in rows)
