@@ -26,7 +26,7 @@ from training.run_folder import read_evaluations, require_finished, require_pref
 from training.run_page import write_page
 
 if TYPE_CHECKING:
-    from curation.stages.judge_answers import AnswerJudgments, OrderedChoice
+    from curation.stages.judge_answers import AnswerJudgments
 
 SCHEMA = 1
 POINTS = {"win": 1.0, "tie": 0.5, "inconsistent": 0.5, "equal": 0.5, "loss": 0.0}
