@@ -27,11 +27,11 @@ from curation.errors import SnapshotError, UserError, command
 from curation.snapshot.manifest import plain_name
 from curation.snapshot.read import walk_files
 from curation.snapshot.revocation import FOLDER as REVOCATIONS
-from curation.snapshot.revocation import read_revocation
+from curation.snapshot.revocation import find_revocation, read_revocation
 from curation.snapshot.verify import verify_snapshot
 from curation.snapshot.withdrawal import FOLDER as WITHDRAWALS
-from curation.snapshot.withdrawal import read_withdrawal
-from curation.snapshot.write import file_sha256, sync_folder
+from curation.snapshot.withdrawal import find_withdrawal, read_withdrawal
+from curation.snapshot.write import file_sha256, replace_file, sync_folder
 
 LISTING = "published.json"
 LATEST = "@latest"
@@ -214,20 +214,20 @@ def read_listing(source: str) -> tuple[str, Listing]:
         return source.removesuffix(LATEST), found
 
 
-def fetch_folder(source: str, folder: Path, *, say: Say = lambda text: None) -> tuple[Path, Listing]:
-    """Fetch a published folder into a hidden folder next to its place; the caller verifies it and calls `install`.
+def fetch_parts(source: str, listing: Listing, folder: Path, *, say: Say = lambda text: None) -> Path:
+    """Fetch the files of a published folder into a hidden folder next to its place; the caller verifies it and calls `install`.
 
     Files that are there with the right digest are kept, so a stopped fetch is continued.
 
     Args:
-        source: as in `read_listing`.
-        folder: local folder of snapshots or adapters.
+        source: address of the published folder.
+        listing: its listing.
+        folder: local folder of snapshots.
         say: prints progress.
 
     Returns:
-        The hidden folder and the listing.
+        The hidden folder.
     """
-    source, listing = read_listing(source)
     aside = folder / f".{listing.folder}.partial"
     aside.mkdir(parents=True, exist_ok=True)
     wanted = {part.file for part in listing.parts}
@@ -236,13 +236,12 @@ def fetch_folder(source: str, folder: Path, *, say: Say = lambda text: None) -> 
             shutil.rmtree(file) if file.is_dir() and not file.is_symlink() else file.unlink()
     with explained(source, "fetched", "run the same command again; files that arrived are kept"):
         fs, root = _open_store(source)
-        _fetch_statements(fs, root.rstrip("/") if source.startswith("hf://") else root.rstrip("/").rpartition("/")[0], folder, listing)
         for number, part in enumerate(listing.parts, 1):
             if (aside / part.file).is_file() and file_sha256(aside / part.file) == part.sha256:
                 continue
             say(f"Fetching {part.file} ({part.size:,} bytes, {number} of {len(listing.parts)})")
             _fetch_part(fs, f"{root.rstrip('/')}/{part.at}", aside / part.file, part, source)
-    return aside, listing
+    return aside
 
 
 def install(aside: Path, target: Path) -> Path:
@@ -279,7 +278,11 @@ def fetch_snapshot(
     folder = folder / listing.digest if by_digest else folder
     target = folder / listing.folder
     is_new = not target.exists()
-    aside = fetch_folder(source, folder, say=say)[0] if is_new else target
+    _fetch_statements(source, folder, listing)  # also for a snapshot that is here: it may have been revoked since
+    stated: dict[str, Any] = {"trusted_keys": trusted_keys, "folders": None, "snapshot": target}
+    if fact := find_revocation(listing.digest, **stated) or find_withdrawal(listing.digest, **stated):
+        raise SnapshotError(source, fact, "fetch a later version, if there is one")
+    aside = fetch_parts(source, listing, folder, say=say) if is_new else target
     checked = verify_snapshot(aside, trusted_keys=trusted_keys, deep=is_new)
     manifest = checked.manifest
     if manifest is None:
@@ -424,16 +427,22 @@ def _fetch_part(fs: Any, path: str, target: Path, part: Part, source: str) -> No
         aside.unlink(missing_ok=True)
 
 
-def _fetch_statements(fs: Any, parent: str, folder: Path, listing: Listing) -> None:
-    """Bring the statements on a snapshot that lie next to it, so that the check that follows sees them."""
-    for name, read in ((REVOCATIONS, read_revocation), (WITHDRAWALS, read_withdrawal)):
-        if not fs.exists(f"{parent}/{name}"):
-            continue
-        for path in map(str, fs.ls(f"{parent}/{name}", detail=False)):
-            file = folder / name / path.rpartition("/")[2]
-            if file.suffix != ".json" or file.name.startswith(".") or file.exists() or fs.info(path)["size"] > MOST_STATEMENT:
+def _fetch_statements(source: str, folder: Path, listing: Listing) -> None:
+    """Bring the statements on a snapshot that lie next to it, so that the checks see them.
+
+    On the Hub they are read from the head: a statement is committed after the version that it is about.
+    """
+    place = source.partition("@")[0] if source.startswith("hf://") else source.rstrip("/").rpartition("/")[0]
+    with explained(source, "fetched", "check the address and your access to it"):
+        fs, parent = _open_store(place)
+        for name, read in ((REVOCATIONS, read_revocation), (WITHDRAWALS, read_withdrawal)):
+            if not fs.exists(f"{parent.rstrip('/')}/{name}"):
                 continue
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_bytes(fs.cat_file(path))
-            if listing.digest not in read(file).digests:  # a statement that cannot be read may be about this snapshot, so it stops it
-                file.unlink()
+            for path in map(str, fs.ls(f"{parent.rstrip('/')}/{name}", detail=False)):
+                file = folder / name / path.rpartition("/")[2]
+                if file.suffix != ".json" or file.name.startswith(".") or file.exists() or fs.info(path)["size"] > MOST_STATEMENT:
+                    continue
+                file.parent.mkdir(parents=True, exist_ok=True)
+                replace_file(file, fs.cat_file(path))
+                if listing.digest not in read(file).digests:  # a statement that cannot be read may be about this snapshot, so it stops it
+                    file.unlink()

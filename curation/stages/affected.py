@@ -44,7 +44,8 @@ def affected(folder: Path, rows: Listed, *, run_folders: Sequence[Path] = ()) ->
     if found.derived:
         notes.append(f"Rows made from them, which may hold parts of their text: {', '.join(one[:12] for one in found.derived[:10])}.")
     rows_named = len(set(seqs))
-    headline = f"{rows_named:,} {'row' if rows_named == 1 else 'rows'}, {len(found.snapshots)} snapshots, {len(found.adapters)} adapters"
+    lengths = (("row", rows_named), ("snapshot", len(found.snapshots)), ("export", len(found.exports)), ("adapter", len(found.adapters)))
+    headline = ", ".join(f"{n:,} {name}{'' if n == 1 else 's'}" for name, n in lengths)
     return StageResult("affected", rows_named, len(found.snapshots), counts, [*notes, *found.problems], headline=headline)
 
 

@@ -96,7 +96,7 @@ def _still_held(workspace: Workspace, seq: int) -> list[str]:
     ids, folder = records.ids_of(workspace.db), workspace.folder
     frozen = snapshots_with(workspace, ids[seq]) if seq in facts.splits_by_seq(workspace.db) else []
     step = command("curate", "withdraw", folder, ids[seq][:12])
-    notes = [f"{path} still holds the text: a snapshot never changes. Write a new one, and: {step} --reason …" for path in frozen]
+    notes = [f"{path} holds the row, and a snapshot never changes. Next: {step} --reason …, then a new snapshot." for path in frozen]
     if grown := records.children_of(workspace.db, seq):
         made = ", ".join(ids[child] for child in grown)
         notes.append(f"Rows made from it may hold parts of it. Next: curate trace on {made}.")
@@ -121,7 +121,7 @@ def _advice(file: str) -> str:
     if file.startswith("workbench.db.v"):
         return "It is a backup; delete it."
     if top == "snapshots":
-        return "A snapshot never changes: withdraw the row, then delete the folder where you may."
+        return "Delete the folder where you may."
     if top == "runs":
         return "It belongs to a training run; delete the run or train again."
     if file.startswith("workbench.db"):

@@ -13,7 +13,7 @@ from curation.snapshot.keys import find_trusted_keys
 from curation.snapshot.manifest import SPLITS, Manifest
 from curation.snapshot.revocation import FOLDER as REVOCATIONS
 from curation.snapshot.revocation import read_revocation
-from curation.snapshot.transport import Listing, Say, list_folder, send_folder, send_statements
+from curation.snapshot.transport import Listing, Say, is_url, list_folder, send_folder, send_statements
 from curation.snapshot.verify import Snapshot, load_snapshot, verify_snapshot
 from curation.snapshot.withdrawal import FOLDER as WITHDRAWALS
 from curation.snapshot.withdrawal import read_withdrawal
@@ -47,6 +47,7 @@ def publish(
     Raises:
         SnapshotError: the snapshot may not be used, or the target cannot be written or holds something else.
     """
+    target = target if is_url(target) else str(Path(target).resolve())
     if statements:
         return _publish_statements(path, target)
     found = load_snapshot(path, trusted_keys=[*keys, *find_trusted_keys()], deep=True)

@@ -115,6 +115,6 @@ def _search_parquet(file: Path, wanted: Collection[str]) -> str:
             rows = 0
             for batch in opened.iter_batches(batch_size=1_000, use_threads=False):
                 rows += sum(holds(json.dumps(row, ensure_ascii=False, default=str), wanted) for row in batch.to_pylist())
-            return f"{rows:,} rows" if rows else ""
+            return f"{rows:,} {'row' if rows == 1 else 'rows'}" if rows else ""
     except pa.ArrowException as error:
         raise ValueError(str(error)) from error

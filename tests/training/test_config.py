@@ -31,6 +31,12 @@ def test_paths_are_relative_to_the_run_file(tmp_path: Path) -> None:
     assert Path(run.snapshot).is_absolute()
 
 
+def test_the_address_of_a_published_snapshot_stays_as_it_is(tmp_path: Path) -> None:
+    for address in ("s3://bucket/snapshots/tiny@latest", "hf://datasets/org/tiny@v1"):
+        run = load_run_file(write_run_file(tmp_path, "run.yaml", run_settings() | {"snapshot": address}))
+        assert run.snapshot == address
+
+
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [

@@ -92,7 +92,7 @@ def test_an_unsigned_or_revoked_snapshot_stays_here(signed: Path, home: Path, me
     assert memory.find("/elsewhere") == []
     assert publish(signed, "memory://shared", statements=True).counts["sent"] != []
     (home / "config" / "revocations").rename(home / "config" / "gone")
-    with pytest.raises(SnapshotError, match=r"not accepted .revoked.*a leak"):
+    with pytest.raises(SnapshotError, match=r"was revoked .*a leak"):
         fetch(f"memory://shared/{signed.name}", home / "there")
     assert not (home / "there" / signed.name).exists()
 
@@ -157,6 +157,39 @@ def test_a_folder_without_rights_is_a_sentence(signed: Path, home: Path) -> None
         publish(signed, "nothing://shared")
 
 
+def test_a_snapshot_that_is_here_is_refused_once_it_is_revoked_there(signed: Path, home: Path, memory: Any) -> None:
+    url = publish(signed, "memory://shared").counts["url"]
+    fetch(url, home / "there")
+    revoke(signed, reason="a leak", key=home / "keys" / "signing.pem")
+    publish(signed, "memory://shared", statements=True)
+    (home / "config" / "revocations").rename(home / "config" / "gone")
+    with pytest.raises(SnapshotError, match=r"was revoked .*a leak"):
+        fetch(url, home / "there")
+
+
+def test_a_publish_that_was_killed_is_invisible_and_continues(signed: Path, home: Path) -> None:
+    target = f"file://{home}/shared"
+    code = """
+import os, signal, sys
+from pathlib import Path
+from fsspec.implementations.local import LocalFileSystem
+from curation.api import publish
+whole, sent = LocalFileSystem.put_file, []
+def put(self, local, remote, *rest, **more):
+    if len(sent) == 3:
+        Path(remote).write_bytes(Path(local).read_bytes()[:100])
+        os.kill(os.getpid(), signal.SIGKILL)
+    sent.append(local)
+    return whole(self, local, remote, *rest, **more)
+LocalFileSystem.put_file = put
+publish(Path(sys.argv[1]), sys.argv[2])
+"""
+    done = subprocess.run([sys.executable, "-c", code, str(signed), target], capture_output=True, timeout=120)
+    assert done.returncode == -9 and not (home / "shared" / signed.name / LISTING).exists()
+    assert len(publish(signed, target).counts["sent"]) == len(contents(signed)) - 3
+    assert contents(Path(fetch(f"{target}/{signed.name}", home / "there").counts["path"])) == contents(signed)
+
+
 @pytest.fixture(scope="module")
 def s3_server() -> Iterator[str]:
     from moto.server import ThreadedMotoServer
@@ -215,7 +248,9 @@ def hub_here(hub: Hub, home: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
     """The Hub of this process: what huggingface_hub read from the environment when it was imported is replaced."""
     from huggingface_hub import constants
 
+    template = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
     values = {"ENDPOINT": hub.url, "HF_HUB_OFFLINE": False, "HF_HUB_DISABLE_XET": True, "HF_HUB_CACHE": str(home / "hf")}
+    values["HUGGINGFACE_CO_URL_TEMPLATE"] = template
     for name, value in values.items():
         monkeypatch.setattr(constants, name, value)
     monkeypatch.setenv("HF_TOKEN", hub.token)
@@ -271,6 +306,18 @@ def test_the_hub_refuses_other_content_public_repositories_and_foreign_names(sig
         with pytest.raises(SnapshotError, match=said):
             publish(signed, f"hf://{name}")
     assert len(hub_here.repos["datasets/own/other"].commits) == len(hub_here.repos["datasets/own/open"].commits) == 1
+
+
+def test_a_version_that_is_revoked_on_the_hub_is_refused(home: Path, hub_here: Hub) -> None:
+    path, to = make_signed(home, name="leaky"), "hf://datasets/own/leaky"
+    url = publish(path, to).counts["url"]
+    assert fetch(url, home / "before").rows_out == 17
+    revoke(path, reason="a leak", key=home / "keys" / "signing.pem")
+    assert len(publish(path, to, statements=True).counts["sent"]) == 1 and publish(path, to, statements=True).counts["sent"] == []
+    (home / "config" / "revocations").rename(home / "config" / "gone")
+    for place in ("before", "after"):
+        with pytest.raises(SnapshotError, match=r"was revoked .*a leak"):
+            fetch(url, home / place)
 
 
 def test_an_upload_to_the_hub_continues_after_a_failure(home: Path, hub_here: Hub) -> None:

@@ -43,7 +43,7 @@ def test_a_text_is_found_in_every_kind_of_file_however_it_is_written(tmp_path: P
     found = search_folder(tmp_path, [TEXT])
     assert found.found == {
         ".hidden": "text", "plain.txt": "text", "page.html": "text", "deep/rows.jsonl": "text", "a.gz": "compressed", "a.bz2": "compressed",
-        "a.xz": "compressed", "a.xlsx": "in sheet.xml", "a.parquet": "1 rows", "a.db": "calls.body 1", "tensor.bin": "bytes",
+        "a.xz": "compressed", "a.xlsx": "in sheet.xml", "a.parquet": "1 row", "a.db": "calls.body 1", "tensor.bin": "bytes",
     }  # fmt: skip
     assert list(found.unread) == ["cut.gz"] and found.files == 13
 
