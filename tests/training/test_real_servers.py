@@ -23,7 +23,7 @@ import pytest
 
 from tests.support.training_samples import check_and_train, load_run, run_settings, write_eval, write_signed
 
-pytestmark = [pytest.mark.soak, pytest.mark.model]
+pytestmark = [pytest.mark.soak, pytest.mark.model, pytest.mark.timeout(3600)]
 CLOSE = 0.5
 """Largest difference of log-probabilities of two tokens between which rounding decides."""
 ASK_LLAMA = """
@@ -55,7 +55,7 @@ def answered(tmp_path_factory: pytest.TempPathFactory) -> Answered:
     key, _ = create_key(project / "keys")
     sha256 = write_eval(project)
     write_signed(project, "instruction", key=key, sha256=sha256)
-    trainer = {"learning_rate": 1e-3, "num_train_epochs": 8, "per_device_train_batch_size": 8, "max_length": 200}
+    trainer = {"learning_rate": 1e-3, "num_train_epochs": 5, "per_device_train_batch_size": 8, "max_length": 200}
     settings = run_settings(lora={"r": 16, "lora_alpha": 32, "lora_dropout": 0.0}, quantization={"kind": "none"}, trainer=trainer)
     run = load_run(project, "sft.yaml", settings)
     check_and_train(run)
