@@ -198,6 +198,7 @@ def test_two_ranks_have_the_losses_of_one_process_and_write_once(untrained: Path
 
 @pytest.mark.model
 @pytest.mark.soak
+@pytest.mark.timeout(2400)
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp", pytest.param("zero3", marks=NO_DEEPSPEED)])
 def test_every_method_has_the_losses_of_one_process_and_keeps_its_reference(untrained: Path, strategy: str) -> None:
     sft = checked(untrained, "sft")
