@@ -64,6 +64,15 @@ def test_a_protected_set_that_came_later_gives_the_same_rows_a_next_version(gard
     assert known(garden) == [f"snapshots/{path_of(s).name}" for s in (first, second)]
 
 
+def test_the_manifest_counts_the_rows_that_the_screen_dropped_by_protected_set(garden: Bed) -> None:
+    leaked = garden.rows()[0].record.prompt[-1].content
+    (garden.folder / "protected" / "eval.jsonl").write_text(json.dumps({"q": leaked}) + "\n")
+    garden.set(r"^  protected: \{\}.*$", "  protected: {mine: {file: protected/eval.jsonl, text: q}}")
+    stages.screen(garden.folder)
+    stages.decide(garden.folder)
+    assert read_manifest(path_of(freeze(garden))).counts["leaks"] == {"mine": 1}
+
+
 def test_a_real_review_after_a_simulated_one_gives_the_same_rows_a_next_version(garden: Bed) -> None:
     with open_store(garden.folder) as db:
         db.execute("UPDATE answers SET simulated = 1")
