@@ -177,6 +177,18 @@ Progress = Callable[[str, int, int, str], None]
 """Called with (stage, done, total, a few words)."""
 
 
+def seconds_left(done: int, total: int, *, first: int, seconds: float) -> float | None:
+    """Return the estimated time to the end of a step at the rate measured so far; None before anything is done.
+
+    Args:
+        done: amount that is finished.
+        total: amount of the whole step.
+        first: amount that was finished when the measurement began, such as rows of an earlier run.
+        seconds: time since then.
+    """
+    return seconds / (done - first) * (total - done) if done > first and seconds > 0 else None
+
+
 def texts_for_dedup(workspace: Workspace, made: Iterable[tuple[str, str]]) -> list[str]:
     """Return of each (prompt, completion) the text that dedup compares, as `dedup.text` says."""
     choice = workspace.project.dedup.text

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 WRITE_EVERY_S = 0.5
 """Shortest time between two writes of the progress of a job."""
+PRINT_EVERY_S = 10.0
+"""Shortest time between two printed lines of progress."""
 
 
 class Commands(QuotingGroup):
@@ -86,15 +88,18 @@ def print_values(values: dict[str, Any], text: str, *, json: bool) -> None:
 
 @contextmanager
 def progress_bar(quiet: bool) -> Iterator[Progress | None]:
-    """Yield a callback that draws a bar on stderr, or None with `--json` or where stderr is no terminal.
+    """Yield a callback that draws a bar on stderr, or prints lines where stderr is no terminal; None with `--json`.
 
     Where the environment names a file in SEEDCORN_PROGRESS, as the service does for its jobs, the progress is written there instead.
     """
     if named := os.environ.get("SEEDCORN_PROGRESS"):
         yield _write_progress(Path(named))
         return
-    if quiet or not sys.stderr.isatty():
+    if quiet:
         yield None
+        return
+    if not sys.stderr.isatty():
+        yield _print_progress()
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -116,6 +121,34 @@ def progress_bar(quiet: bool) -> Iterator[Progress | None]:
             bar.update(tasks[stage], completed=done, total=total, words=words)
 
         yield update
+
+
+def _print_progress() -> Progress:
+    """Return a callback that prints the progress of a long step as a line on stderr, at most every `PRINT_EVERY_S` seconds."""
+    from curation.workspace import seconds_left
+
+    began: dict[str, tuple[float, int]] = {}
+    printed = [time.monotonic()]
+
+    def update(stage: str, done: int, total: int, words: str) -> None:
+        now = time.monotonic()
+        at, first = began.setdefault(stage, (now, done))
+        if now - printed[0] < PRINT_EVERY_S:
+            return
+        printed[0] = now
+        left = seconds_left(done, total, first=first, seconds=now - at)
+        rest = f"; about {_duration(left)} left" if left else ""
+        share = f" {done / total:.0%}" if total and done > 0 else ""
+        typer.echo(f"{stage}:{share} {visible(mask_secrets(words), lines=False)}{rest}", err=True)
+
+    return update
+
+
+def _duration(seconds: float) -> str:
+    """Return a time for people: seconds, minutes or hours, whichever has few digits."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"
 
 
 def _write_progress(file: Path) -> Progress:

@@ -40,7 +40,7 @@ EMAIL = re.compile(r"(?<![\w.+-])[\w.%+-]{1,64}@(?:[A-Za-z0-9-]{1,63}\.){1,8}[A-
 CARD = re.compile(r"(?<![\w.-])(?:[2-6]\d{13,18}|[2-6]\d{3}([ -])\d{4}\1\d{4}\1\d{4}|3\d{3}([ -])\d{6}\2\d{5})(?![\w-])")
 IBAN = re.compile(r"(?<!\w)[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,4})?(?!\w)")
 SSN = re.compile(r"(?<![\w-])\d{3}-\d{2}-\d{4}(?![\w-])")
-IPV4 = re.compile(r"(?<![\w.])(?:\d{1,3}\.){3}\d{1,3}(?![\w.])")
+IPV4 = re.compile(r"(?<![\w.])(?:\d{1,3}\.){3}\d{1,3}(?!\w|\.\w)")
 IPV6 = re.compile(r"(?<![\w:.])(?:[0-9A-Fa-f]{1,4}:{1,2}){2,7}[0-9A-Fa-f]{1,4}(?![\w:])")
 MAC = re.compile(r"(?<![\w:-])[0-9A-Fa-f]{2}([:-])(?:[0-9A-Fa-f]{2}\1){4}[0-9A-Fa-f]{2}(?![\w:-])")
 BITCOIN = re.compile(r"(?<!\w)(?:[13][1-9A-HJ-NP-Za-km-z]{25,34}|bc1[02-9ac-hj-np-z]{11,71})(?!\w)")
@@ -69,7 +69,7 @@ STREETS = (
 POSTCODE = r"[A-Z]{1,2}\d[A-Z\d]? \d[ABD-HJLNP-UW-Z]{2}"
 POSTAL = re.compile(
     rf"(?<![\w.])\d{{1,5}}[A-Za-z]?,? (?:[NSEW]\.? )?(?:[A-Z0-9][\w'.-]{{0,20}} ){{1,4}}(?:{STREETS})(?!\w)\.?"
-    rf"(?:,? (?:Apt|Suite|Ste|Unit|Flat|#)\.? ?\w{{1,5}})?(?:,? (?:[A-Z][\w'.-]{{1,20}} ?){{1,3}})?"
+    rf"(?:,? (?:Apt|Suite|Ste|Unit|Flat|#)\.? ?\w{{1,5}})?(?:,? [A-Z][a-z][A-Za-z'.-]{{0,20}}(?: [A-Z][a-z][A-Za-z'.-]{{0,20}}){{0,2}})?"
     rf"(?:,? (?:[A-Z]{{2}} \d{{5}}(?:-\d{{4}})?|{POSTCODE}))?"
     rf"|(?<!\w){POSTCODE}(?!\w)"
     r"|(?i:(?<!\w)P\.? ?O\.? Box \d{1,6})"
@@ -78,7 +78,7 @@ POSTAL = re.compile(
 # A person's name where the words around say that it is one.
 _PERSON = r"(?P<it>[A-Z][a-zà-ÿ'’-]{1,20}(?: [A-Z]\.)?(?: (?:de |van |von |da |bin |al-|Mc|O['’])?[A-Z][a-zà-ÿ'’-]{1,20}){0,2})"
 NAME = re.compile(
-    r"(?<!\w)(?:(?i:my name is|name is|i am called|signed,?|sincerely,?|regards,?|yours truly,?"
+    r"(?<!\w)(?:(?i:my name is|name is|i am called|sincerely,?|regards,?|yours truly,?"
     r"|patient:|name:|attn:|contact:|from:|to:)\s{1,3}"
     r"|(?:Mr|Mrs|Ms|Miss|Mx|Dr|Prof)\.? |(?:Dear|Hi|Hello) (?=[A-Z][a-z]+ [A-Z]|[A-Z][a-z]+,))"
     rf"{_PERSON}(?!\w)"
@@ -87,6 +87,8 @@ NAME = re.compile(
 DIALLED = re.compile(r"\+?\d(?:[ ().+/\u2010-\u2015-]{0,3}\d){6}")
 # The notation of phone numbers: with + and a country code, or in groups. Ten consecutive digits, or digits in a sum, are a number.
 WRITTEN = re.compile(r"\+\d|[^/+]*\d[ ().\u2010-\u2015-]+\d[^/]*$")
+# A row of numbers of two digits, which is no number of a country whose prefix is not 0.
+PAIRS = re.compile(r"\d{2}(?:[ -]\d{2}){3,}")
 # Placeholders in documentation, which are no secrets.
 PLACEHOLDER = re.compile(r"your|example|change_?me|placeholder|x{3}|[<>{}$*]|(?-i:\[[A-Z_]+\])", re.IGNORECASE)
 # Domains that RFC 2606 reserves for examples; an address there belongs to nobody.
@@ -365,7 +367,7 @@ def _bank_accounts(text: str) -> Iterator[Found]:
 
 def _phone_numbers(text: str, regions: Sequence[str]) -> Iterator[Found]:
     """Find phone numbers with a country code, and those of some countries without."""
-    from phonenumbers import PhoneMetadata, PhoneNumberMatcher
+    from phonenumbers import Leniency, PhoneMetadata, PhoneNumberMatcher
 
     # The library takes 10 µs per candidate character, so it reads only the surroundings of enough digits.
     ends = list[list[int]]()
@@ -376,17 +378,20 @@ def _phone_numbers(text: str, regions: Sequence[str]) -> Iterator[Found]:
         else:
             ends.append([start, end])
     windows = [(start, text[start:end]) for start, end in ends]
-    for region in regions or (None,):
-        metadata = PhoneMetadata.metadata_for_region(region) if region else None
-        prefix = metadata.national_prefix if metadata is not None else None
-        for offset, phone in ((at, phone) for at, piece in windows for phone in PhoneNumberMatcher(piece, region)):
+    # With a country code the length is enough: ranges are assigned faster than the library is updated.
+    for at, piece in ((at, piece) for at, piece in windows if "+" in piece):
+        for phone in PhoneNumberMatcher(piece, None, leniency=Leniency.POSSIBLE):
+            if re.match(r"\+\d", phone.raw_string):  # a plus with a space is a sum
+                yield Found(at + phone.start, at + phone.end, "phone number", f"***{phone.raw_string[-2:]}", "phonenumbers")
+    for region in regions:
+        metadata = PhoneMetadata.metadata_for_region(region)
+        has_trunk = metadata is not None and metadata.national_prefix == "0"
+        for at, phone in ((at, phone) for at, piece in windows for phone in PhoneNumberMatcher(piece, region)):
             raw = phone.raw_string
-            # A number of ten or eleven digits may begin with any digit; one that begins with 0 is dialled.
-            starts_national = prefix == "0" and raw.lstrip("( ").startswith("0")
-            if WRITTEN.match(raw) or starts_national:
-                if prefix == "0" and not starts_national and not raw.lstrip("( ").startswith("+"):
-                    continue
-                yield Found(offset + phone.start, offset + phone.end, "phone number", f"***{raw[-2:]}", "phonenumbers")
+            # Where a number is dialled with a leading 0, only one that has it counts, with or without groups.
+            is_dialled = raw.lstrip("( ").startswith("0") if has_trunk else WRITTEN.match(raw) and not PAIRS.fullmatch(raw)
+            if is_dialled and not raw.startswith("+"):
+                yield Found(at + phone.start, at + phone.end, "phone number", f"***{raw[-2:]}", "phonenumbers")
 
 
 def _is_near(words: re.Pattern[str], text: str, match: re.Match[str]) -> bool:

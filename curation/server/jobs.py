@@ -29,6 +29,7 @@ from curation.errors import ProjectError
 from curation.store import service
 from curation.store.lease import is_alive, owner_name
 from curation.store.service import State, StoredJob, open_service, service_folder
+from curation.workspace import seconds_left
 
 Stage = Literal["plan", "generate", "score", "dedup", "screen", "decide", "push", "pull", "describe", "map", "report"]
 MOST_WAITING = 20
@@ -168,11 +169,11 @@ class Jobs:
         try:
             report = json.loads(self._file(identity).with_suffix(".json").read_bytes())
             done, total, words = int(report["done"]), int(report["total"]), str(report["words"])[:300]
-            gone, since = done - int(report["first"]), float(report["at"]) - float(report["began"])
+            left = seconds_left(done, total, first=int(report["first"]), seconds=float(report["at"]) - float(report["began"]))
+            age = time.time() - float(report["at"])
         except (OSError, ValueError, KeyError, TypeError):
             return None
-        left = since / gone * (total - done) - (time.time() - float(report["at"])) if gone > 0 and since > 0 else None
-        return JobProgress(done, total, visible(words, lines=False), None if left is None else max(0.0, left))
+        return JobProgress(done, total, visible(words, lines=False), None if left is None else max(0.0, left - age))
 
     def _file(self, identity: str) -> Path:
         return service_folder(self._folder) / "jobs" / f"{identity}.txt"

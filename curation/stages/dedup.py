@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -60,7 +60,6 @@ def dedup(folder: Path, *, against: Sequence[Path] = (), ray: str | None = None,
                 # An edited row's new version must not be dropped as its duplicate, so the old version has no rank.
                 everyone = state.rows[kind]
                 rows = [row for row in everyone if row.seq in ranks]
-                report = partial(progress or _ignore_progress, "dedup", len(rows), len(rows))
                 run.rows_in += len(rows)
                 labels |= {row.seq: label_of(workspace, row) for row in rows}
                 known = earlier_findings(workspace, rows, earlier) if earlier else []
@@ -68,7 +67,7 @@ def dedup(folder: Path, *, against: Sequence[Path] = (), ray: str | None = None,
                 known += released_findings(workspace, kind, [row for row in rows if row.seq not in gone], everyone)
                 gone = {finding.seq for finding in known}
                 left = [row for row in rows if row.seq not in gone]
-                found, alarm = _find_twins(workspace, left, ranks, report, ray)
+                found, alarm = _find_twins(workspace, left, ranks, progress, ray)
                 if ray is not None and any(label_of(workspace, row) for row in left):
                     alarm.append("On Ray short rows of one label are not compared by edits; without --ray they are.")
                 findings, alarms = findings + known + found, alarms + alarm
@@ -89,7 +88,7 @@ def dedup(folder: Path, *, against: Sequence[Path] = (), ray: str | None = None,
 
 
 def _find_twins(
-    workspace: Workspace, rows: Sequence[Row], ranks: Mapping[int, int], report: Callable[[str], None], ray: str | None
+    workspace: Workspace, rows: Sequence[Row], ranks: Mapping[int, int], progress: Progress | None, ray: str | None
 ) -> tuple[list[Finding], list[str]]:
     """Find exact, then near, then semantic duplicates, each among the rows left by the step before: costly steps see fewer rows.
 
@@ -97,14 +96,14 @@ def _find_twins(
         workspace: the open project.
         rows: of one kind.
         ranks: rank of each row by seq; of a cluster the lowest is kept.
-        report: called with the name of each step.
+        progress: called with the name of each step, and while texts are embedded.
         ray: address of a Ray cluster, or None.
 
     Returns:
         The findings, and alarms about large or chained clusters.
     """
     settings, findings, alarms = workspace.project.dedup, list[Finding](), list[str]()
-    left = list(rows)
+    left, report = list(rows), partial(progress or _ignore_progress, "dedup", 0, len(rows))
     for step in STEPS if settings.semantic is not None else STEPS[:2]:
         if len(left) < 2:
             break
@@ -117,7 +116,8 @@ def _find_twins(
             near = find_near if ray is None else partial(find_near_on_ray, address=ray)
             table = near(texts, threshold=settings.near, shingle=settings.shingle, **common)
         else:
-            vectors = vectors_of(workspace, [row.prompt for row in left], notify=report)
+            vectors = vectors_of(workspace, [row.prompt for row in left], notify=partial(progress or _ignore_progress, "embed"))
+            report("semantic duplicates")
             assert settings.semantic is not None
             table = find_semantic(texts, vectors, threshold=settings.semantic, same_label_threshold=settings.same_label, **common)
         findings += _twin_findings(table, left, step)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -47,7 +48,7 @@ def describe(folder: Path, *, scope: Scope = "standing", progress: Progress | No
     Args:
         folder: of the project.
         scope: the rows to describe: "standing", "approved" or "all".
-        progress: not called; there so that every stage takes it.
+        progress: called while texts are embedded and before each long step.
 
     Raises:
         ProjectError: there are no rows in the scope.
@@ -62,7 +63,9 @@ def describe(folder: Path, *, scope: Scope = "standing", progress: Progress | No
                 run.rows_in += len(state.rows[kind])
                 run.rows_out += len(rows)
                 if rows:
-                    topics, why = _topics(workspace, rows)
+                    topics, why = _topics(workspace, rows, progress)
+                    if progress:
+                        progress("describe", run.rows_out - len(rows), run.rows_out, f"{kind} rows: wording, languages and personal data")
                     made.append(describe_kind(workspace, kind, rows, SCOPES[scope], topics, why))
                     findings += _topic_findings(rows, topics)
             if not made:
@@ -84,7 +87,7 @@ def compare(
         file: with the real prompts, in any format that `curate import` reads.
         column: with the text; by default the first of `TEXT_COLUMNS` that the file has.
         scope: the rows to compare: "standing", "approved" or "all".
-        progress: not called; there so that every stage takes it.
+        progress: called while texts are embedded.
 
     Raises:
         ProjectError: the file cannot be read, or has no such column.
@@ -95,11 +98,12 @@ def compare(
         state = ProjectState(workspace)
         rows = [row for kind in KINDS for row in rows_in_scope(state, kind, scope)]
         prompts = [row.prompt for row in rows]
+        embedding = partial(progress, "embed") if progress else None
         with runs.record_run(workspace.db, "compare", settings_digest(_digest(file), named, scope, [row.id for row in rows])) as run:
             run.rows_in, run.rows_out = len(texts), len(rows)
             found = compare_rows(
-                Sample(prompts, vectors_of(workspace, prompts), ids=[row.id for row in rows], scope=SCOPES[scope]),
-                Sample(texts, vectors_of(workspace, texts), file=file.name, column=named),
+                Sample(prompts, vectors_of(workspace, prompts, notify=embedding), ids=[row.id for row in rows], scope=SCOPES[scope]),
+                Sample(texts, vectors_of(workspace, texts, notify=embedding), file=file.name, column=named),
                 region=workspace.project.describe.region,
             )
             run.detail = CompareDetail(comparison=found, scope=scope, inputs=rows_inputs(workspace, scope)).dump()
@@ -145,15 +149,17 @@ def _check_scope(scope: str) -> None:
         raise ProjectError(f"--rows {scope}", f"is not one of {', '.join(SCOPES)}", "curate describe --help")
 
 
-def _topics(workspace: Workspace, rows: Sequence[Row]) -> tuple[Topics | None, str]:
+def _topics(workspace: Workspace, rows: Sequence[Row], progress: Progress | None) -> tuple[Topics | None, str]:
     """Return the topics of the prompts, or the reason why there are none."""
     if len(rows) < 2:
         return None, "topics need at least two rows"
     prompts = [row.prompt for row in rows]
     try:
-        vectors = vectors_of(workspace, prompts)
+        vectors = vectors_of(workspace, prompts, notify=partial(progress, "embed") if progress else None)
     except ModelUnavailable as error:
         return None, f"the embedding model cannot be used: {error.fact}"
+    if progress:
+        progress("describe", 0, len(rows), "topics")
     return find_topics(prompts, vectors, topics=workspace.project.describe.topics, region=workspace.project.describe.region), ""
 
 

@@ -26,7 +26,8 @@ def map_rows(folder: Path, *, method: Method | None = None, progress: Progress |
     with open_workspace(folder) as workspace, hold_lock(workspace.db, "map"):
         state = ProjectState(workspace)
         total = len(state.row_by_seq)
-        made = make_map(state, method=method, notify=partial(progress, "map", 0, total) if progress else None)
+        said = (partial(progress, "map", 0, total), partial(progress, "embed")) if progress else (None, None)
+        made = make_map(state, method=method, notify=said[0], embedding=said[1])
     counts = {"method": made.method, "topics": len(made.names), "chained_clusters": len(made.chains)}
     notes = [f"Chained cluster of {len(chain.rows):,} rows: its ends have a cosine of {chain.cosine:.2f}." for chain in made.chains[:3]]
     return StageResult("map", total, total, counts, [*notes, "`curate serve` shows it under Map."])

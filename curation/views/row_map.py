@@ -51,20 +51,27 @@ class RowMap:
     """Rows by their place in `seqs`."""
 
 
-def make_map(state: ProjectState, *, method: Method | None = None, notify: Callable[[str], None] | None = None) -> RowMap:
+def make_map(
+    state: ProjectState,
+    *,
+    method: Method | None = None,
+    notify: Callable[[str], None] | None = None,
+    embedding: Callable[[int, int, str], None] | None = None,
+) -> RowMap:
     """Compute the map of all rows and store it.
 
     Args:
         state: of the project.
         method: None for UMAP where it is installed.
         notify: called with a few words before each long step.
+        embedding: called with (done, total, words) while texts are embedded.
 
     Raises:
         ProjectError: there are too few rows, or the project embeds nothing.
     """
     workspace, rows = state.workspace, _rows(state)
     _check(workspace, rows)
-    unit = vectors_of(workspace, [row.prompt for row in rows], notify=notify)
+    unit = vectors_of(workspace, [row.prompt for row in rows], notify=embedding)
     made = _compute(workspace, rows, unit, method, notify)
     body = io.BytesIO()
     ends = np.array([chain.ends for chain in made.chains], np.int64).reshape(-1, 2)

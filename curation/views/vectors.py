@@ -11,23 +11,43 @@ from curation.embed import embed, model_digest
 from curation.store import facts
 from curation.workspace import Workspace
 
+PART = 4_096
+"""Texts that are embedded and stored at a time: a run that is killed keeps the parts before. It is the block of `curation.embed`, so that
+the vectors are those of one call."""
 
-def vectors_of(workspace: Workspace, texts: Sequence[str], *, notify: Callable[[str], None] | None = None) -> np.ndarray[Any, Any]:
+
+def vectors_of(
+    workspace: Workspace, texts: Sequence[str], *, notify: Callable[[int, int, str], None] | None = None
+) -> np.ndarray[Any, Any]:
     """Return L2-normalized vectors, float32 (texts, dimensions); texts without a stored vector are embedded.
 
     Args:
         workspace: the open project.
         texts: to embed.
-        notify: called with the progress of the embedding.
+        notify: called with (done, total, words) after each block. The numbers are shares of the characters, expressed in texts: short
+            texts are embedded first and are faster, and the time left follows from the rate.
     """
     model, backend = workspace.project.dedup.model, workspace.project.dedup.backend
     digest = model_digest(model)
     kept = facts.load_vectors(workspace.db, digest, set(texts))
-    missing = [text for text in dict.fromkeys(texts) if text not in kept]
-    if missing:
-        counted = (lambda done, total: notify(f"embedding, {done} of {total}")) if notify else None
-        made = embed(missing, model=model, backend=backend, progress=counted)
-        new = {text: vector.astype(np.float32).tobytes() for text, vector in zip(missing, made, strict=True)}
+    missing = sorted((text for text in dict.fromkeys(texts) if text not in kept), key=lambda text: (len(text), text))
+    # A text costs its characters and a constant for the special tokens and the padding.
+    costs = np.cumsum([len(text) + _COST for text in missing])
+
+    def count(start: int, done: int) -> None:
+        if notify:
+            weighted = round(len(missing) * costs[start + done - 1] / costs[-1])
+            notify(weighted, len(missing), f"{start + done:,} of {len(missing):,} texts embedded")
+
+    if notify and missing:
+        notify(0, len(missing), f"{len(missing):,} texts to embed")
+    for start in range(0, len(missing), PART):
+        part = missing[start : start + PART]
+        made = embed(part, model=model, backend=backend, progress=lambda done, _, start=start: count(start, done))  # type: ignore[misc]
+        new = {text: vector.astype(np.float32).tobytes() for text, vector in zip(part, made, strict=True)}
         facts.add_vectors(workspace.db, digest, new)
         kept |= new
     return np.stack([np.frombuffer(kept[text], dtype=np.float32) for text in texts]) if texts else np.zeros((0, 0), dtype=np.float32)
+
+
+_COST = 20

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from curation.distribution.pii import find_pii, mask_pii
+from curation.distribution.pii import KINDS, PiiSearch, as_placeholders, find_pii, mask_pii, replace_spans, spans_of
 from curation.distribution.profile import (
     RowInfo,
     describe,
@@ -286,3 +286,65 @@ def test_bank_questions_are_english() -> None:
         texts = [row["text"] for row in csv.DictReader(file)]
     found = find_languages(texts)["language"].to_pylist()
     assert found.count("en") / len(found) > 0.98 and len(found) - found.count("en") - found.count("und") <= 5
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "value"),
+    [
+        ("My sort code is 20-45-45 and the account 12345678.", "bank account", "20-45-45"),
+        ("Account number: 31926819 with us", "bank account", "31926819"),
+        ("routing number 021000021", "bank account", "021000021"),
+        ("Ring 07911 123456.", "phone number", "07911 123456"),
+        ("Ring 07911123456.", "phone number", "07911123456"),
+        ("National insurance AB123456C", "national id: GB", "AB123456C"),
+        ("NHS number 943 476 5919", "national id: GB", "943 476 5919"),
+        ("codice RSSMRA85T10A562S", "national id: IT", "RSSMRA85T10A562S"),
+        ("Passport number 925665416", "identity document", "925665416"),
+        ("Pay 1A1zP1eP5QGefi2DMPTfTL5SLmv7DivfNa", "crypto address", "1A1zP1eP5QGefi2DMPTfTL5SLmv7DivfNa"),
+        ("host 2001:4860:4860::8888", "ip address", "2001:4860:4860::8888"),
+        ("ether 3c:22:fb:44:11:b7", "mac address", "3c:22:fb:44:11:b7"),
+        ("use glpat-" + "a1B2c3D4e5" * 2, "secret: GitLab token", "glpat-" + "a1B2c3D4e5" * 2),
+        ("My name is Ottilie Zwirnbauer.", "name", "Ottilie Zwirnbauer"),
+        ("Send it to 12 Maple Street, Leeds LS1 4AP.", "postal address", "12 Maple Street, Leeds LS1 4AP"),
+        ("DOB: 03/04/1981", "date of birth", "03/04/1981"),
+    ],
+)
+def test_kinds_of_the_gate_are_found_in_several_countries(text: str, kind: str, value: str) -> None:
+    found = spans_of(text, PiiSearch(frozenset(KINDS), ("US", "GB")))
+    assert (kind, value) in [(one.kind, text[one.start : one.end]) for one in found]
+    masked = replace_spans(text, as_placeholders(found))
+    assert value not in masked and f"[{kind.partition(':')[0].upper().replace(' ', '_')}]" in masked
+    assert not spans_of(masked, PiiSearch(frozenset(KINDS), ("US", "GB")))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "the account was opened on 12-05-99",
+        "an account of 12 05 99 and 20-45-45",
+        "72 73 74 75 76 and 7911 123456",
+        "Aadhaar is a number; 1234 5678 9012 is not",
+    ],
+)
+def test_numbers_that_nothing_names_are_left_alone(text: str) -> None:
+    assert not spans_of(text, PiiSearch(regions=("US", "GB")))
+
+
+def test_cues_lose_nothing() -> None:
+    """A text with every kind in it gives the same findings line by line, whatever its other lines hold."""
+    lines = [AROUND.get(kind, "it is {}, I think.").format(value) for kind, value in SECRETS.items()]
+    every = {kind for line in lines for kind in (one.kind for one in spans_of(line))}
+    assert every == {one.kind for one in spans_of("\n\nan empty line\n".join(lines))} == SECRETS.keys()
+
+
+def test_hostile_text_takes_time_in_proportion() -> None:
+    import time
+
+    def seconds(text: str) -> float:
+        start = time.process_time()
+        spans_of(text, PiiSearch(frozenset(KINDS), ("US", "GB")))
+        return time.process_time() - start
+
+    for piece in ("1-", "a:", "://", "key", "1 Aa ", "AB 12 34 ", "x@", "12-34-56 account 12345678 ", "My name is A"):
+        once = max(seconds(piece * (6_000 // len(piece))), 0.05)
+        assert seconds(piece * (48_000 // len(piece))) < 8 * once * 2.5, piece
