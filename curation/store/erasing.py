@@ -19,7 +19,7 @@ from typing import Any
 import orjson
 
 from curation.requests import ERASED_KEY
-from curation.store.call_stats import holds, skeletons
+from curation.store.call_stats import Needle, holds, skeletons
 from curation.store.records import ERASED as MARK
 
 _TEXTS = (
@@ -39,7 +39,7 @@ class Quoted:
     """Beginnings by which they are found when they were shortened."""
 
     @property
-    def needles(self) -> list[str]:
+    def needles(self) -> list[Needle]:
         """Return the skeletons to look for."""
         return skeletons(self.fragments)
 
@@ -94,12 +94,12 @@ def redact_tables(db: sqlite3.Connection, quoted: Quoted) -> int:
     return count
 
 
-def search_database(file: Path, wanted: Collection[str]) -> Counter[str]:
+def search_database(file: Path, wanted: Collection[Needle]) -> Counter[str]:
     """Return how many values of each TABLE.COLUMN of an SQLite file hold a text; compressed values are opened.
 
     Args:
         file: the database; it is only read.
-        wanted: skeletons of the texts.
+        wanted: needles of the texts.
 
     Raises:
         ValueError: the database is damaged or in use.
@@ -111,7 +111,7 @@ def search_database(file: Path, wanted: Collection[str]) -> Counter[str]:
         raise ValueError(str(error)) from error
 
 
-def _search_tables(db: sqlite3.Connection, wanted: Collection[str]) -> Counter[str]:
+def _search_tables(db: sqlite3.Connection, wanted: Collection[Needle]) -> Counter[str]:
     found = Counter[str]()
     tables = [name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
     for table in tables:
@@ -138,7 +138,7 @@ def _with_rowid(db: sqlite3.Connection) -> set[str]:
     return {row["name"] for row in db.execute(sql)}
 
 
-def _redacted_response(raw: bytes, quoted: Quoted, wanted: Collection[str], *, whole: bool) -> bytes:
+def _redacted_response(raw: bytes, quoted: Quoted, wanted: Collection[Needle], *, whole: bool) -> bytes:
     try:
         value = orjson.loads(raw)
     except orjson.JSONDecodeError:
@@ -150,7 +150,7 @@ def _redacted_response(raw: bytes, quoted: Quoted, wanted: Collection[str], *, w
     return orjson.dumps(_redacted(value, quoted, wanted))
 
 
-def _redacted_text(text: str, quoted: Quoted, wanted: Collection[str], *, whole: bool) -> str:
+def _redacted_text(text: str, quoted: Quoted, wanted: Collection[Needle], *, whole: bool) -> str:
     """Return a text without the row's, as JSON if it is JSON."""
     try:
         value = json.loads(text)
@@ -161,7 +161,7 @@ def _redacted_text(text: str, quoted: Quoted, wanted: Collection[str], *, whole:
     return str(_redacted(text, quoted, wanted, whole=whole))
 
 
-def _redacted(value: Any, quoted: Quoted, wanted: Collection[str], *, whole: bool = False) -> Any:
+def _redacted(value: Any, quoted: Quoted, wanted: Collection[Needle], *, whole: bool = False) -> Any:
     """Return a JSON value in which no string holds the row's texts; with `whole` such a string goes as a whole."""
 
     def redact(text: str) -> str:

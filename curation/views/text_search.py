@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from curation.errors import UserError
-from curation.store.call_stats import holds, skeletons
+from curation.store.call_stats import Needle, holds, skeletons
 from curation.store.erasing import search_database
 
 OPENERS: dict[bytes, Callable[..., Any]] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
@@ -61,7 +61,7 @@ def search_folder(folder: Path, fragments: Collection[str]) -> Searched:
     return Searched(files, size, found, unread)
 
 
-def _search_file(file: Path, wanted: Collection[str], fragments: Collection[str]) -> str:
+def _search_file(file: Path, wanted: Collection[Needle], fragments: Collection[str]) -> str:
     """Return where a file holds the texts; empty if it does not."""
     with file.open("rb") as opened:
         head = opened.read(4096)
@@ -91,7 +91,7 @@ def _windows(stream: IO[bytes]) -> Iterator[bytes]:
         rest = part[-OVERLAP:]
 
 
-def _holds_text(body: bytes, wanted: Collection[str]) -> bool:
+def _holds_text(body: bytes, wanted: Collection[Needle]) -> bool:
     text = body.decode(errors="replace")
     return holds(text, wanted) or ("&" in text and holds(html.unescape(text), wanted))
 
@@ -106,7 +106,7 @@ def _search_bytes(file: Path, fragments: Collection[str]) -> str:
         return "bytes" if any(view.find(needle) >= 0 for needle in needles) else ""
 
 
-def _search_parquet(file: Path, wanted: Collection[str]) -> str:
+def _search_parquet(file: Path, wanted: Collection[Needle]) -> str:
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -390,6 +390,20 @@ def test_rows_that_fall_leave_the_queue_and_return(bed: Path, argilla_home: Runn
     assert stages.push(bed).counts["returned"] == 0
 
 
+def test_a_withdrawn_row_leaves_the_queue_and_an_erased_one_leaves_argilla(bed: Path, argilla_home: RunningArgilla) -> None:
+    ana, ben = people(argilla_home, bed)
+    stages.push(bed)
+    taken, erased = sorted(held(argilla_home, bed))[:2]
+    answer(argilla_home, held(argilla_home, bed)[erased], ben, "approve")
+    assert stages.withdraw(bed, [taken], reason="asked", confirmed=True).counts["left_queue"] == 1
+    assert taken not in queue(argilla_home, bed, ana) and len(queue(argilla_home, bed, ana)) == ROWS - 1
+    done = stages.erase(bed, erased, reason="asked")
+    assert done.counts["deleted_in_argilla"] == 1 and done.counts["found_in"] == {}
+    assert held(argilla_home, bed).keys() == set(verdicts(bed)) and len(held(argilla_home, bed)) == ROWS - 1
+    stages.push(bed)
+    assert erased not in held(argilla_home, bed) and taken not in queue(argilla_home, bed, ana)
+
+
 def test_a_raised_overlap_reaches_argilla(bed: Path, argilla_home: RunningArgilla) -> None:
     stages.push(bed)
     ana, ben = people(argilla_home, bed)

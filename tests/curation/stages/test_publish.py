@@ -107,6 +107,14 @@ def test_only_what_is_missing_or_damaged_is_sent_again(signed: Path, memory: Any
     assert read_listing(url)[1].folder == signed.name
 
 
+def test_what_arrived_with_other_bytes_is_sent_again(signed: Path, memory: Any) -> None:
+    publish(signed, "memory://shared")
+    memory.rm_file(f"/shared/{signed.name}/{LISTING}")
+    body = (signed / "test.parquet").read_bytes()
+    memory.pipe_file(f"/shared/{signed.name}/test.parquet", b"x" + body[1:])  # the same size
+    assert publish(signed, "memory://shared").counts["sent"] == ["test.parquet"]
+
+
 def test_a_truncated_part_is_named_and_nothing_gets_the_name(signed: Path, home: Path, memory: Any) -> None:
     url = publish(signed, "memory://shared").counts["url"]
     body = (signed / "train.parquet").read_bytes()
