@@ -1,12 +1,12 @@
 """Does the quality of the rows beat their number? The same model on equally many raw, machine-cleaned, clean, random and longest rows.
 
-    make experiment                      all arms, three seeds and the dose curve: about four hours on two cores
+    make experiment                      all arms, three seeds and the dose curve: some 27 models, about an hour on two quiet cores
     python -m benchmarks.experiment --work FOLDER --seeds 1 --arms raw machine
 
 Each arm is a project: rows are imported, screened, frozen, signed and trained on with the product's own commands, and every
 model answers the same protected phrases. A finished arm is kept in FOLDER/results.jsonl, so the experiment continues where it
-stopped. Every arm is trained on `--rows` rows with the same settings and steps. Differences are paired by phrase, with 95 %
-intervals, for each seed.
+stopped. Every arm is trained on `--rows` rows with the same settings and steps. Accuracies are means over the seeds; differences are
+paired by phrase, with 95 % intervals over phrases. A seed draws other rows and errors; the protected phrases are the same.
 
 raw        the rows as they were brought: a fifth of the labels wrong, a fifth near-copies. "Random" is the same arm: a random draw of it.
 longest    the longest raw rows, a common rule for choosing rows
@@ -23,7 +23,8 @@ import csv
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -68,6 +69,7 @@ class Setting:
     confusable: float
     rate: float
     epochs: float
+    data: Path | None
 
 
 def main() -> None:
@@ -79,6 +81,7 @@ def main() -> None:
     parser.add_argument("--labels", type=int, default=24)
     parser.add_argument("--test", type=int, default=480, help="protected phrases")
     parser.add_argument("--confusable", type=float, default=0.5, help="share of the wrong labels that are of the same chapter")
+    parser.add_argument("--data", type=Path, help="CSV file (text, category) to draw from, such as Banking77; by default the code table")
     parser.add_argument("--rate", type=float, default=2e-3, help="learning rate")
     parser.add_argument("--epochs", type=float, default=3)
     parser.add_argument("--arms", nargs="*", default=[*ARMS, *(f"dose-{dose}" for dose in DOSES)])
@@ -88,7 +91,15 @@ def main() -> None:
     from training.init import prepare_model
 
     setting = Setting(
-        args.work.resolve(), args.work.resolve() / "model", args.rows, args.labels, args.test, args.confusable, args.rate, args.epochs
+        args.work.resolve(),
+        args.work.resolve() / "model",
+        args.rows,
+        args.labels,
+        args.test,
+        args.confusable,
+        args.rate,
+        args.epochs,
+        args.data,
     )
     prepare_model(setting.model)
     file = setting.work / "results.jsonl"
@@ -101,7 +112,7 @@ def main() -> None:
                     out.write(json.dumps(found) + "\n")
                 done[arm, seed] = found
                 print(f"{arm}, seed {seed}: {sum(found['right']) / len(found['right']):.3f}", flush=True)
-    print_tables(list(done.values()))
+    print_tables(list(done.values()), setting.work / "accuracy.svg")
 
 
 def run_arm(setting: Setting, arm: str, seed: int) -> dict[str, object]:
@@ -122,7 +133,7 @@ def run_arm(setting: Setting, arm: str, seed: int) -> dict[str, object]:
         wrong=0.2 if dose is None else dose / 100, copies=0.2 if dose is None else 0.0,
     )  # fmt: skip
     curated, plain = folder / "curated", folder / "plain"
-    write_project(curated, log, options, sample=60, uncurated=plain)
+    write_project(curated, log, options, sample=60, uncurated=plain, labelled=setting.data)
     project = curated if arm in ("machine", "reviewed") else plain
     if project == curated:
         before, _, after = (curated / "project.yaml").read_text().partition("review:\n")
@@ -183,22 +194,71 @@ def _rewrite(file: Path, arm: str, answers: dict[str, str], *, least: int) -> No
         writer.writerows(rows)
 
 
-def print_tables(results: Sequence[dict[str, object]]) -> None:
-    """Print accuracy by arm and seed, and the paired differences to the raw rows, or to the clean ones for a dose."""
+def print_tables(results: Sequence[dict[str, object]], picture: Path) -> None:
+    """Print the accuracy of each arm, and its paired difference to the raw rows, or of a dose to the clean ones; draw the accuracies.
+
+    Args:
+        results: lines of results.jsonl.
+        picture: SVG file to write.
+    """
     from training.intervals import compare, measure
 
-    values = {(str(r["arm"]), int(str(r["seed"]))): list(map(float, r["right"])) for r in results}  # type: ignore[arg-type,call-overload]
-    wrong = {(str(r["arm"]), int(str(r["seed"]))): r["wrong"] for r in results}
-    print("\n| arm | seed | wrong labels | accuracy [95 %] | against | difference [95 %] | verdict |\n|---|---|---|---|---|---|---|")
-    for (arm, seed), right in sorted(values.items()):
-        found, other = measure(right), "dose-0" if arm.startswith("dose-") else "raw"
-        line = f"| {arm} | {seed} | {wrong[arm, seed]:.1%} | {found.value:.3f} [{found.low:.3f}, {found.high:.3f}] |"
-        if other != arm and (other, seed) in values:
-            change = compare(right, values[other, seed])
-            line += f" {other} | {change.difference:+.3f} [{change.low:+.3f}, {change.high:+.3f}] | {change.verdict} |"
+    runs: dict[str, dict[int, list[float]]] = defaultdict(dict)
+    wrong: dict[str, list[float]] = defaultdict(list)
+    for result in results:
+        arm, seed = str(result["arm"]), int(str(result["seed"]))
+        runs[arm][seed] = [float(value) for value in result["right"]]  # type: ignore[attr-defined]
+        wrong[arm].append(float(str(result["wrong"])))
+
+    def mean(arm: str, seeds: Iterable[int]) -> list[float]:
+        return [sum(values) / len(values) for values in zip(*(runs[arm][seed] for seed in seeds), strict=True)]
+
+    print("\n| arm | seeds | wrong labels | accuracy [95 %] | by seed | difference [95 %] | above 0 in |\n|---|---|---|---|---|---|---|")
+    points = []
+    for arm in (name for name in (*ARMS, *(f"dose-{dose}" for dose in DOSES)) if name in runs):
+        found, other = measure(mean(arm, runs[arm])), "dose-0" if arm.startswith("dose-") else "raw"
+        each = [sum(runs[arm][seed]) / len(runs[arm][seed]) for seed in sorted(runs[arm])]
+        points.append((arm, found.value, found.low, found.high, each))
+        share = sum(wrong[arm]) / len(wrong[arm])
+        line = f"| {arm} | {len(each)} | {share:.1%} | {found.value:.3f} [{found.low:.3f}, {found.high:.3f}] | "
+        line += ", ".join(f"{value:.3f}" for value in each)
+        if arm != other and (both := sorted(runs[arm].keys() & runs[other].keys())):
+            change = compare(mean(arm, both), mean(other, both))
+            above = sum(compare(runs[arm][seed], runs[other][seed]).low > 0 for seed in both)
+            line += f" | to {other} {change.difference:+.3f} [{change.low:+.3f}, {change.high:+.3f}] | {above} of {len(both)} seeds |"
         else:
             line += " | | |"
         print(line)
+    picture.write_text(_draw(points))
+    print(f"\nPicture: {picture}")
+
+
+def _draw(points: Sequence[tuple[str, float, float, float, Sequence[float]]]) -> str:
+    """Return an SVG picture: for each arm a line with its name, a dot and interval of the mean, and a ring for each seed."""
+    left, width, row = 110, 640, 28
+    low = min(min(low, *each) for _, _, low, _, each in points) - 0.02
+    high = max(max(high, *each) for _, _, _, high, each in points) + 0.02
+
+    def x(value: float) -> float:
+        return round(left + (value - low) / (high - low) * (width - left - 20), 1)
+
+    shapes = []
+    ticks = [tick / 20 for tick in range(21) if low <= tick / 20 <= high]
+    bottom = row * len(points) + 10
+    for tick in ticks:
+        shapes.append(
+            f'<path d="M{x(tick)} 6V{bottom}" stroke="#ddd"/><text x="{x(tick)}" y="{bottom + 16}" text-anchor="middle">{tick:.2f}</text>'
+        )
+    for number, (arm, value, least, most, each) in enumerate(points):
+        y = row * number + 22
+        shapes.append(f'<text x="8" y="{y + 4}">{arm}</text><path d="M{x(least)} {y}H{x(most)}" stroke="#246" stroke-width="2"/>')
+        shapes += [f'<circle cx="{x(one)}" cy="{y}" r="3" fill="none" stroke="#888"/>' for one in each]
+        shapes.append(f'<circle cx="{x(value)}" cy="{y}" r="4.5" fill="#246"/>')
+    text = "\n".join(shapes)
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {bottom + 26}" font-family="sans-serif" font-size="12" role="img" '
+        f'aria-label="Accuracy of each arm"><rect width="100%" height="100%" fill="#fff"/>\n{text}\n</svg>\n'
+    )
 
 
 if __name__ == "__main__":

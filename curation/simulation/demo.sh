@@ -16,7 +16,7 @@ project=$demo/project argilla=$demo/argilla log=$demo/standin
 sorting=$demo/sorting uncurated=$demo/sorting-uncurated answers=$demo/standin-sorting
 export SEEDCORN_CONFIG_DIR=$demo/config TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(nproc)}
-if [[ -n ${QUICK:-} ]]; then instructions=130 pairs=48 epochs=0.5 dpo_epochs=0.5 items=24 controls=12 raw_rows=300 labels=10 phrases=40 sample=40 raw_epochs=0.5; else instructions=280 pairs=110 epochs=0.5 dpo_epochs=0.5 items=30 controls=24 raw_rows=480 labels=24 phrases=240 sample=80 raw_epochs=3; fi
+if [[ -n ${QUICK:-} ]]; then instructions=130 pairs=48 epochs=0.5 dpo_epochs=0.5 items=24 controls=12 raw_rows=240 labels=10 phrases=40 sample=40 raw_epochs=0.5; else instructions=280 pairs=110 epochs=0.5 dpo_epochs=0.5 items=30 controls=24 raw_rows=480 labels=24 phrases=240 sample=80 raw_epochs=3; fi
 
 short() { local text="$*"; text=${text//"$demo/"/}; echo "${text//"$here/"/}"; }
 
