@@ -161,12 +161,13 @@ def _read_back(file: Path, texts: list[list[int]], tokenizer: Any, *, dtype: Fil
         text = tokenizer.decode(ids)
         if other(text, add_special_tokens=False)["input_ids"] != tokenizer(text, add_special_tokens=False)["input_ids"]:
             raise TrainingError(file.name, "its tokenizer gives other tokens than the model's", "convert the merged model with llama.cpp")
-    model = AutoModelForCausalLM.from_pretrained(
+    model: Any = AutoModelForCausalLM.from_pretrained(
         **found,
         quantization_config=GgufConfig(dequantize=True),
         dtype=torch.float32 if dtype == "f32" else torch.bfloat16,
         device_map={"": 0 if torch.cuda.is_available() else "cpu"},
-    ).eval()
+    )
+    model.eval()
     return (read_logits(model, ids) for ids in texts)
 
 

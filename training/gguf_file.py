@@ -112,21 +112,6 @@ def write_gguf(folder: Path, file: Path, *, tokenizer: Any, dtype: FileType, nam
     return len(planned) + len(extra)
 
 
-def _add_shape(writer: Any, config: Mapping[str, Any], *, kv_heads: int, head_dim: int) -> None:
-    """Add the model's dimensions."""
-    writer.add_block_count(config["num_hidden_layers"])
-    writer.add_context_length(config["max_position_embeddings"])
-    writer.add_embedding_length(config["hidden_size"])
-    writer.add_feed_forward_length(config["intermediate_size"])
-    writer.add_head_count(config["num_attention_heads"])
-    writer.add_head_count_kv(kv_heads)
-    writer.add_key_length(head_dim)
-    writer.add_value_length(head_dim)
-    writer.add_rope_dimension_count(head_dim)
-    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
-    writer.add_vocab_size(config["vocab_size"])
-
-
 @dataclass(frozen=True)
 class Shape:
     """Numbers of a configuration that the tensors depend on."""

@@ -237,9 +237,10 @@ def write_merged(run: RunFile, done: RunRecord, sources: Sequence[Source], targe
     tokenizer.save_pretrained(target)
     del model, merged  # two models at a time would double the memory
     say("Comparing the merged model with base model and adapter")
-    saved = AutoModelForCausalLM.from_pretrained(
+    saved: Any = AutoModelForCausalLM.from_pretrained(
         target, dtype=DTYPE, device_map={"": 0 if torch.cuda.is_available() else "cpu"}, local_files_only=True, trust_remote_code=False
-    ).eval()
+    )
+    saved.eval()
     check = compare_logits(together, (read_logits(saved, ids) for ids in texts), effect=sum(effect) / len(effect))
     if not check.lost <= MOST_LOST:  # written so that NaN is refused
         fact = f"the merged model does not answer as the adapter does: {check.describe()}"
