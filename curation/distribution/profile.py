@@ -37,8 +37,9 @@ _IDEOGRAPHS = 2
 # Least probability of a language. At .3, of 3,076 English questions and 2,926 short answers .001 and .015 were given a wrong language
 # and .007 and .165 none.
 _CONFIDENCE = 0.3
-# Characters that are read of a long text.
-_READ = 2_000
+# Characters whose language is found of a long text. Of 700 texts of more than 500 characters, 2 differ from a reading of 2,000 characters,
+# which takes three times as long.
+_READ = 400
 _BARS = 24
 # Texts that are tokenized at a time.
 _BATCH = 2_000
@@ -71,7 +72,7 @@ class RowInfo:
 def find_languages(texts: Sequence[str] | pa.Array) -> pa.Table:
     """Return the language (ISO 639-1 if there is a code) of each text and its probability.
 
-    A text with fewer than twelve letters, or whose best language has a probability below .3, is `und`. At most 2,000 characters of each
+    A text with fewer than twelve letters, or whose best language has a probability below .3, is `und`. At most 400 characters of each
     text are read, so the time grows with the number of texts.
     """
     plain: list[str] = texts.to_pylist() if isinstance(texts, pa.Array | pa.ChunkedArray) else list(texts)
@@ -178,9 +179,13 @@ def find_phrases(texts: Sequence[str] | pa.Array) -> pa.Table:
     found = []
     for row, text in enumerate(plain):
         straight = text.replace("\u2019", "'")
+        may_hold = _anywhere_cue().search(straight.lower()) is not None
         for phrase in load_phrases():
+            if phrase.where == "anywhere" and not may_hold:
+                continue
             begin = max(0, len(text) - _END) if phrase.where == "end" else 0
-            if match := phrase.pattern.search(straight, begin):
+            # `search` would try a pattern that begins with \A at every character.
+            if match := phrase.pattern.match(straight) if phrase.where == "start" else phrase.pattern.search(straight, begin):
                 found.append((row, phrase.phrase, phrase.kind, phrase.source, *match.span("it")))
     columns = list(zip(*found, strict=True)) or [()] * 6
     names = {"row": pa.int64(), "phrase": pa.string(), "kind": pa.string(), "source": pa.string(), "start": pa.int64(), "end": pa.int64()}
@@ -203,6 +208,13 @@ def find_openings(texts: Sequence[str] | pa.Array, *, least: float = 0.02, most:
     counts.pop("", None)
     often = [(words, n) for words, n in counts.most_common(most) if n > 1 and n >= least * len(plain)]
     return pa.table({"opening": pa.array([o for o, _ in often], pa.string()), "rows": pa.array([n for _, n in often], pa.int64())})
+
+
+@cache
+def _anywhere_cue() -> re.Pattern[str]:
+    """Return a pattern that small letters match where a phrase may be: one search in place of 23, without case and positions."""
+    listed = yaml.safe_load(Path(__file__).with_name("phrases.yaml").read_text(encoding="utf-8"))
+    return re.compile("|".join(f"(?:{entry['pattern']})" for entry in listed["phrases"] if entry["where"] == "anywhere"))
 
 
 @cache
