@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,13 +27,14 @@ times the size of their file; a file of 159 kB that expands to 4 GB takes 25,000
 _BATCH = 64
 
 
-def read_split(path: Path, split: Split, *, manifest: Manifest | None = None) -> pa.Table:
+def read_split(path: Path, split: Split, *, manifest: Manifest | None = None, columns: Sequence[str] | None = None) -> pa.Table:
     """Return one split's rows, parsed from bytes whose sha256 is the manifest's; a split without a file has no rows.
 
     Args:
         path: the snapshot's folder.
         split: the split.
         manifest: the manifest, if it was read already.
+        columns: columns to read; None for all.
 
     Raises:
         SnapshotError: the file is not the one in the manifest, is not Parquet, or expands beyond any real rows.
@@ -42,14 +43,15 @@ def read_split(path: Path, split: Split, *, manifest: Manifest | None = None) ->
 
     manifest = manifest or read_manifest(path)
     if split not in manifest.splits:
-        return schema_of(manifest.kind).empty_table()
+        empty = schema_of(manifest.kind).empty_table()
+        return empty if columns is None else empty.select(list(columns))
     file = path / manifest.splits[split].file
     # Read once, then hashed and parsed from memory: a file swapped between two reads would pass the check.
     body = file.read_bytes() if file.is_file() else b""
     if hashlib.sha256(body).hexdigest() != manifest.files.get(file.name):
         raise SnapshotError(str(file), "is not the file the manifest names", command("curate", "verify", path))
     try:
-        return _parse(body, most=max(MOST_BYTES, MOST_FOLD * len(body)))
+        return _parse(body, most=max(MOST_BYTES, MOST_FOLD * len(body)), columns=columns)
     except _Expands as error:
         fact = f"expands to more than {error.most // 1024**2:,} MiB from {len(body):,} bytes; real rows never do"
         raise SnapshotError(str(file), fact, "copy it again from its source") from None
@@ -64,7 +66,7 @@ class _Expands(Exception):
         self.most = most
 
 
-def _parse(body: bytes, *, most: int) -> pa.Table:
+def _parse(body: bytes, *, most: int, columns: Sequence[str] | None) -> pa.Table:
     """Parse Parquet into at most `most` bytes of rows, a few rows at a time: one dictionary entry may be repeated without limit."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -74,16 +76,17 @@ def _parse(body: bytes, *, most: int) -> pa.Table:
         meta = file.metadata
         if sum(meta.row_group(n).total_byte_size for n in range(meta.num_row_groups)) > most:
             raise _Expands(most)
-        parts, taken = [file.schema_arrow.empty_table()], 0
+        schema = file.schema_arrow if columns is None else pa.schema([file.schema_arrow.field(name) for name in columns])
+        parts, taken = [schema.empty_table()], 0
         # The sizes above are what the file claims, so the rows are measured as they are read.
         for group in range(meta.num_row_groups):
             batches = []
-            for batch in file.iter_batches(batch_size=_BATCH, row_groups=[group], use_threads=False):
+            for batch in file.iter_batches(batch_size=_BATCH, row_groups=[group], columns=columns, use_threads=False):
                 taken += batch.nbytes
                 if taken > most:
                     raise _Expands(most)
                 batches.append(batch)
-            parts.append(pa.Table.from_batches(batches, schema=file.schema_arrow).combine_chunks())
+            parts.append(pa.Table.from_batches(batches, schema=schema).combine_chunks())
         return pa.concat_tables(parts)
 
 

@@ -190,7 +190,9 @@ def _verify_snapshot(path: Path, trusted_keys: Sequence[Path], deep: bool, revoc
 
 def _ids_of(path: Path, manifest: Manifest) -> list[str]:
     """Return the ids of a snapshot's rows."""
-    return [str(row) for split in manifest.splits for row in read_split(path, split, manifest=manifest).column("id").to_pylist()]
+    return [
+        str(row) for split in manifest.splits for row in read_split(path, split, manifest=manifest, columns=["id"]).column("id").to_pylist()
+    ]
 
 
 def _verify_signature(path: Path, here: Mapping[str, str], trusted_keys: Sequence[Path]) -> Verification:
