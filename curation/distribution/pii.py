@@ -174,7 +174,7 @@ class PiiSearch:
     """The kinds that are searched, and the countries whose phone numbers need no country code."""
 
     kinds: frozenset[PiiKind] = frozenset(DEFAULT_PII)
-    regions: tuple[str, ...] = ("US",)
+    regions: tuple[str, ...] = ("US", "GB")
 
 
 DEFAULT = PiiSearch()
