@@ -40,7 +40,8 @@ def affected(folder: Path, rows: Listed, *, run_folders: Sequence[Path] = ()) ->
         gone = "" if one.is_there else " (the run folder is gone)"
         notes.append(f"{one.run} ({one.kind}, adapter {one.digest[:12]}) was trained on {', '.join(one.snapshots)}{gone}.")
     if not found.snapshots:
-        notes.append("No snapshot of this project holds any of them.")
+        readable = " that can be read" if found.problems else ""
+        notes.append(f"No snapshot of this project{readable} holds any of them.")
     if found.derived:
         notes.append(f"Rows made from them, which may hold parts of their text: {', '.join(one[:12] for one in found.derived[:10])}.")
     rows_named = len(set(seqs))

@@ -108,7 +108,8 @@ def _describe(folder: Path, found: Affected, *, derived: bool) -> list[str]:
         for kind in dict.fromkeys(one.kind for one in found.snapshots):
             notes.append(f"Next: {command('curate', 'snapshot', folder, '--kind', kind)} for a version without them.")
     else:
-        notes.append("No snapshot of this project holds any of them.")
+        readable = " that can be read" if found.problems else ""
+        notes.append(f"No snapshot of this project{readable} holds any of them.")
     notes += [f"Retrain {one.run} ({one.kind}, adapter {one.digest[:12]}): it was trained on the rows." for one in found.adapters]
     notes += [f"{one.file} was exported from {one.snapshot}; delete it." for one in found.exports]
     if found.derived and not derived:

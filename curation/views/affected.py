@@ -87,7 +87,7 @@ def find_affected(workspace: Workspace, ids: Collection[str], *, run_folders: Se
         try:
             manifest, counts = read_manifest(path), count_rows(path, ids)
         except SnapshotError as error:
-            problems.append(f"{path.name}: cannot be read ({error.fact}), so nobody knows whether it holds the rows.")
+            problems.append(f"{path.name}: {error.what.rpartition('/')[2]} {error.fact}, so nobody knows whether it holds the rows.")
             continue
         if counts:
             digest = manifest.digest.root
@@ -123,7 +123,8 @@ def count_rows(path: Path, ids: Collection[str]) -> Counter[Split]:
         try:
             column = pq.read_table(path / part.file, columns=["id"], use_threads=False).column("id")
         except (OSError, pa.ArrowException) as error:
-            raise SnapshotError(str(path / part.file), f"cannot be read ({error})") from error
+            gone = not (path / part.file).is_file()
+            raise SnapshotError(str(path / part.file), "is missing" if gone else "is damaged") from error
         counts[split] = pc.sum(pc.is_in(column, value_set=wanted)).as_py() or 0
     return +counts
 

@@ -86,6 +86,16 @@ def test_a_damaged_line_of_the_list_of_adapters_is_named(garden: Bed, first: Pat
     assert "line 2: is damaged" in found.notes[-1]
 
 
+def test_a_damaged_snapshot_is_named_and_not_taken_for_one_without_the_row(garden: Bed, first: Path) -> None:
+    row, part = ids_in(first)[0], unlock(first / "train.parquet")
+    part.write_bytes(part.read_bytes()[:100])
+    notes = stages.affected(garden.folder, [row]).notes
+    assert notes == [
+        "No snapshot of this project that can be read holds any of them.",
+        f"{first.name}: train.parquet is damaged, so nobody knows whether it holds the rows.",
+    ]
+
+
 def test_a_row_in_no_snapshot_is_said_to_be_in_none(garden: Bed, first: Path) -> None:
     (garden.folder.parent / "late.jsonl").write_text('{"prompt": "Is it late?", "completion": "It is."}\n')
     stages.import_rows(garden.folder, garden.folder.parent / "late.jsonl")
