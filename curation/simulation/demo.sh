@@ -196,13 +196,15 @@ for folder in "$sorting" "$uncurated"; do
   run "train eval" "Evaluate the trained model on the same phrases" train eval "$folder/runs/sft.yaml"
 done
 run "train compare" "Compare the two models, phrase by phrase" train compare "$sorting/runs/sft" "$uncurated/runs/sft"
+run "train report" "Write the page of the run with curated rows: losses, evaluation, answers side by side" train report "$sorting/runs/sft"
 train compare "$sorting/runs/sft" "$uncurated/runs/sft" --json >"$demo/comparison.json"
 
 printf '\n\033[1m# Compare planted defects with findings (the only reader of the mock provider'\''s log)\033[0m\n'
 python -m curation.simulation.scorecard "$demo"
 cat <<TXT
 
-Everything is in $(short "$demo"): summary.json, project/report.html (open it), project/snapshots, project/runs.
+Everything is in $(short "$demo"): summary.json, project/report.html and
+sorting/runs/sft/report.html (open them), project/snapshots, project/runs.
 Review by hand:   argilla-setup up --home $(short "$argilla")
                   log in as owner; password in $(short "$argilla")/secrets.json
                   (passwords of annotators: $(short "$argilla")/users/*.json)

@@ -55,7 +55,7 @@ OTHER_STEPS = (
     "argilla-setup up", "argilla-setup users", "curate init", "curate standin start", "curate standin review",
     "curate standin controls", "curate keep", "curate trace",
     "curate standin data", "train prepare-model", "train init", "train preflight", "train sft", "train eval", "train dpo", "train trace",
-    "train compare",
+    "train compare", "train report",
 )  # fmt: skip
 """Other steps of demo.sh. `curate simulate` keeps its former name here, because these are keys of summary.json."""
 

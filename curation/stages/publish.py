@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,20 +71,11 @@ def publish(
 
 def _describe(found: Snapshot, listing: Listing, target: str, *, public: bool) -> StageResult:
     """Return what would leave: files, fields, rows, licenses, and findings of PII in the rows."""
-    from curation.distribution.pii import find_pii
+    from curation.quality.privacy import count_pii
 
-    manifest, kinds, fields = found.manifest, Counter[str](), list[str]()
-    for split in SPLITS:
-        table = found.table(split)
-        fields = table.column_names
-        texts = [
-            turn["content"]
-            for name in fields
-            if name not in ("id", "label")
-            for turns in table.column(name).to_pylist()
-            for turn in turns
-        ]  # fmt: skip
-        kinds.update(find_pii(texts).column("kind").to_pylist())
+    manifest = found.manifest
+    fields = found.table(SPLITS[0]).column_names
+    pii = count_pii(texts for split in SPLITS for texts in _row_texts(found.table(split).to_pylist()))
     provenance = manifest.provenance
     counts = {
         "target": target,
@@ -96,12 +86,19 @@ def _describe(found: Snapshot, listing: Listing, target: str, *, public: bool) -
         "fields": fields,
         "licence": manifest.licence or "not stated",
         "source_licences": {source.name: source.license for source in provenance.sources} if provenance else {},
-        "pii": dict(kinds.most_common()),
+        "pii": dict(pii.by_kind),
     }
     notes = [*_warnings(manifest, public=public), "Nothing was sent. Run the command without --dry-run to publish."]
-    if kinds:
-        notes.insert(0, f"Personal data or secrets found by pattern: {kinds.total():,}. Names and addresses are not detected.")
+    if pii.rows_with:
+        notes.insert(0, f"{pii.sentence} Names and addresses are not searched here.")
     return StageResult("publish", manifest.rows, 0, counts, notes)
+
+
+def _row_texts(rows: Iterable[Mapping[str, Any]]) -> Iterator[list[str]]:
+    """Yield the texts of each row: its messages and its label."""
+    for row in rows:
+        turns = [turn["content"] for name, value in row.items() if name not in ("id", "label") for turn in value]
+        yield [*turns, row.get("label") or ""]
 
 
 def _warnings(manifest: Manifest, *, public: bool) -> list[str]:

@@ -6,7 +6,6 @@ The statement comes first, so that a kill leaves a withdrawal that counts; the s
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -62,7 +61,7 @@ def withdraw(
             ids |= set(found.derived)
             found = find_affected(workspace, ids, run_folders=run_folders)
         notes = _describe(folder, found, derived=derived)
-        counts = {"snapshots": [one.folder for one in found.snapshots], "retrain": [asdict(one) for one in found.adapters]}
+        counts = {"snapshots": [one.folder for one in found.snapshots], "retrain": [one.run for one in found.adapters]}
         if not confirmed:
             notes.append("Nothing was changed. Run the command with --yes to withdraw them.")
             return StageResult("withdraw", len(ids), 0, counts, notes)

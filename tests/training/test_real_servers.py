@@ -156,9 +156,12 @@ def test_transformers_answers_as_evaluation_measured(answered: Answered) -> None
 
     with served(answered.run, "--engine", "transformers", "--key-env", "A_KEY", A_KEY="s3cret") as (client, printed):
         print(printed.splitlines()[-2])
+        same = 0
         for messages, answer in zip(answered.prompts, answered.answers, strict=True):
             found = client.chat.completions.create(model="merged", messages=messages, temperature=0, max_tokens=12)
-            print(repr(found.choices[0].message.content), repr(answer))
+            same += found.choices[0].message.content.strip().startswith(answer.strip())
+        # The merged weights are rounded once more than the adapter's, which decides close tokens (10 of 12 were equal when it was written).
+        assert same >= len(answered.answers) * 2 // 3
         with pytest.raises(AuthenticationError):
             OpenAI(base_url=client.base_url, api_key="other").models.list()
     assert "merged" in printed and (answered.run / "merged" / "release.json").is_file()
