@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import zygote
 from tests.support.training_samples import build_project, train_both
 
 
@@ -31,6 +32,7 @@ def build_once(factory: pytest.TempPathFactory, name: str, build: Callable[[Path
 @pytest.fixture(scope="session")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project without runs; tests copy it before they change anything."""
+    zygote.preload("training")
     return build_once(tmp_path_factory, "built", build_project)
 
 

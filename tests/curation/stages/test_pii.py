@@ -81,6 +81,15 @@ def test_drop_is_a_reason_and_off_and_flag_drop_nothing(garden: Path) -> None:
         assert found.counts["findings"].get("pii", 0) == (0 if action == "off" else 4)
 
 
+def test_the_last_gate_stops_pii_that_no_screen_has_seen(garden: Path) -> None:
+    set_action(garden, "drop")
+    stages.decide(garden)
+    made = stages.snapshot(garden, "instruction")
+    assert made.counts["stopped_at_last_gate"] == {"pii": 4}
+    rows = [row for split in ("train", "validation", "test") for row in read_rows(Path(made.counts["path"]), split)]
+    assert len(rows) == 31 and not [value for value in HIDDEN if value in json.dumps(rows)]
+
+
 def test_a_masked_row_takes_the_place_of_its_original_in_everything_that_leaves(garden: Path) -> None:
     set_action(garden, "mask")
     found = stages.screen(garden)
