@@ -130,10 +130,10 @@ def run_arm(setting: Setting, arm: str, seed: int) -> dict[str, object]:
     size = round(setting.rows * 2.4)
     options = RawOptions(
         rows=size, test=setting.test, labels=setting.labels, seed=7 + seed, confusable=setting.confusable,
-        wrong=0.2 if dose is None else dose / 100, copies=0.2 if dose is None else 0.0,
+        source=setting.data, wrong=0.2 if dose is None else dose / 100, copies=0.2 if dose is None else 0.0,
     )  # fmt: skip
     curated, plain = folder / "curated", folder / "plain"
-    write_project(curated, log, options, sample=60, uncurated=plain, labelled=setting.data)
+    write_project(curated, log, options, sample=60, uncurated=plain)
     project = curated if arm in ("machine", "reviewed") else plain
     if project == curated:
         before, _, after = (curated / "project.yaml").read_text().partition("review:\n")

@@ -76,7 +76,7 @@ class MergeCheck(BaseModel):
 
 @dataclass(frozen=True)
 class Kept:
-    """What a merge leaves for a later comparison with its adapter."""
+    """Measurements that a merge leaves for a later comparison with its adapter."""
 
     check: MergeCheck
     texts: list[list[int]]

@@ -537,7 +537,7 @@ class TaskSample(BaseModel):
 
 
 class Contamination(BaseModel):
-    """Whether the documents of a task were protected in a snapshot that the adapter was trained on."""
+    """Contamination status of a task: its documents were protected in a snapshot that the adapter was trained on, or not."""
 
     model_config = RECORD
 

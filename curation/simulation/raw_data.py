@@ -89,6 +89,8 @@ class RawOptions:
     copies: float = 0.2
     """Share of the rows that are near-copies of others, with their labels."""
     seed: int = 7
+    source: Path | None = None
+    """CSV file with the columns text and category to draw from; None draws from the code table."""
 
 
 @dataclass(frozen=True)
@@ -100,14 +102,13 @@ class Phrase:
     chapter: str
 
 
-def write_raw_data(folder: Path, log: Path, options: RawOptions = RawOptions(), *, labelled: Path | None = None) -> dict[str, int]:
+def write_raw_data(folder: Path, log: Path, options: RawOptions = RawOptions()) -> dict[str, int]:
     """Write FOLDER/raw.csv and protected/categories.jsonl, and the truth about them into the log folder.
 
     Args:
         folder: a project folder, or the folder that becomes one.
         log: folder outside the project.
         options: sizes and shares.
-        labelled: CSV file with the columns text and category to draw from instead of the code table.
 
     Returns:
         The number of rows, protected phrases, wrong labels and near-copies.
@@ -117,12 +118,12 @@ def write_raw_data(folder: Path, log: Path, options: RawOptions = RawOptions(), 
     """
     if log.resolve().is_relative_to(folder.resolve()):
         raise ProjectError(str(log), "is inside the project, where no record of the planted errors may be", "name a folder outside it")
-    rng, pools = random.Random(options.seed), _read_pools(labelled, options.labels) if labelled else _pools(options.labels)
+    rng, pools = random.Random(options.seed), _read_pools(options.source, options.labels) if options.source else _pools(options.labels)
     test, rest = _hold_out(pools, options.test)
     distinct = options.rows - round(options.rows * options.copies)
     if len(rest) < distinct:
         raise ProjectError(
-            str(labelled or "the code table"), f"has {len(rest)} phrases to train on, and {distinct} are needed", "ask for fewer rows"
+            str(options.source or "the code table"), f"has {len(rest)} phrases to train on, and {distinct} are needed", "ask for fewer rows"
         )
     by_chapter: dict[str, set[str]] = defaultdict(set)
     for phrase in rest:
@@ -165,7 +166,6 @@ def write_project(
     annotators: Sequence[str] = (),
     adjudicators: Sequence[str] = (),
     uncurated: Path | None = None,
-    labelled: Path | None = None,
 ) -> dict[str, int]:
     """Write a project around a raw data set, and on request a second one with the same rows whose label search and review are off.
 
@@ -178,7 +178,6 @@ def write_project(
         annotators: user names of the annotators.
         adjudicators: user names of the people who settle disputed rows.
         uncurated: folder of the second project.
-        labelled: as for `write_raw_data`.
 
     Raises:
         ProjectError: a folder already holds a project, or as for `write_raw_data`.
@@ -186,7 +185,7 @@ def write_project(
     folders = [folder, *([uncurated] if uncurated else [])]
     if taken := next((one for one in folders if (one / "project.yaml").exists()), None):
         raise ProjectError(str(taken), "already holds a project", command("curate", "status", taken))
-    counts = write_raw_data(folder, log, options, labelled=labelled)
+    counts = write_raw_data(folder, log, options)
     values = {"sample": sample, "argilla": json.dumps(argilla), "annotators": json.dumps(list(annotators))}
     values["adjudicators"] = json.dumps(list(adjudicators))
     for one, settings in zip(folders, (CURATED, UNCURATED), strict=False):

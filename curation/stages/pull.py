@@ -223,7 +223,7 @@ def _describe_rename(workspace: Workspace, former: str, name: str) -> str:
 
 @dataclass
 class _Reading:
-    """What one pull reads of Argilla's datasets."""
+    """Everything that one pull reads of Argilla's datasets."""
 
     server: str
     settings: str

@@ -62,7 +62,7 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True)
 class PulledDataset:
-    """What a pull has read of a dataset."""
+    """Everything that a pull has read of a dataset."""
 
     activity: str
     """Argilla's time of the last answer, as read before the responses were."""
@@ -72,7 +72,7 @@ class PulledDataset:
 
 @dataclass(frozen=True)
 class PulledState:
-    """What the last complete pull has read: nothing changed since then where Argilla and the project still show the same."""
+    """Everything that the last complete pull has read: nothing changed since then where Argilla and the project still show the same."""
 
     server: str
     settings: str

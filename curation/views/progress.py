@@ -42,7 +42,7 @@ class Action:
 
 @dataclass(frozen=True)
 class ProjectProgress:
-    """Where a project is."""
+    """State of a project."""
 
     funnel: tuple[FunnelStep, ...]
     annotators: tuple[AnnotatorProgress, ...]
