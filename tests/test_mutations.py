@@ -52,7 +52,9 @@ def run(tree: Path, *tests: str) -> subprocess.CompletedProcess[str]:
     environ |= {"SEEDCORN_CACHE_DIR": os.environ.get("SEEDCORN_CACHE_DIR", str(ROOT / "build" / "cache"))}
     for name in [name for name in environ if name.startswith(("PYTEST_", "SEEDCORN_SOAK"))]:
         del environ[name]
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *(f"tests/{test}" for test in tests)]
+    # The project's own options leave out tests that load a model.
+    options = ["-q", "-x", "-p", "no:cacheprovider", "-m", "not gpu and not soak"]
+    command = [sys.executable, "-m", "pytest", *options, *(f"tests/{test}" for test in tests)]
     return subprocess.run(command, cwd=tree, env=environ, capture_output=True, text=True, timeout=900)
 
 
