@@ -126,8 +126,16 @@ def simulate_data(
     from curation.simulation.raw_data import RawOptions, write_project
 
     options = RawOptions(rows=rows, test=test, labels=labels, seed=seed)
-    people = {"annotators": tuple(annotator or ()), "adjudicators": tuple(adjudicator or ())}
-    counts = write_project(folder, log, options, sample=sample, argilla=argilla, uncurated=uncurated, **people)
+    counts = write_project(
+        folder,
+        log,
+        options,
+        sample=sample,
+        argilla=argilla,
+        annotators=annotator or (),
+        adjudicators=adjudicator or (),
+        uncurated=uncurated,
+    )
     next_step = command("curate", "import", folder, folder / "raw.csv", "--column", "prompt=phrase", "--column", "completion=category")
     text = (
         f"{folder}: {counts['rows']} rows ({counts['wrong_labels']} wrong labels, {counts['near_copies']} near-copies), "

@@ -61,7 +61,7 @@ def withdraw(
             ids |= set(found.derived)
             found = find_affected(workspace, ids, run_folders=run_folders)
         notes = _describe(folder, found, derived=derived)
-        counts = {"snapshots": [one.folder for one in found.snapshots], "retrain": [one.run for one in found.adapters]}
+        counts: dict[str, object] = {"snapshots": [one.folder for one in found.snapshots], "retrain": [one.run for one in found.adapters]}
         if not confirmed:
             notes.append("Nothing was changed. Run the command with --yes to withdraw them.")
             return StageResult("withdraw", len(ids), 0, counts, notes)

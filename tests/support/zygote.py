@@ -61,6 +61,8 @@ PRELOADED = {
         "peft",
         "bitsandbytes",
         "datasets.load",
+        "model_signing.signing",
+        "model_signing.verifying",
         "scipy.stats",
         "transformers.models.llama.modeling_llama",
         "trl.trainer.dpo_trainer",

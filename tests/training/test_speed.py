@@ -69,7 +69,7 @@ def test_scores_of_the_answers_alone_give_the_same_loss_and_gradients(trained: P
 
 @pytest.mark.model
 # In every run test_checkpoints resumes DPO, whose rows are grouped by default.
-@pytest.mark.parametrize(("kind", "stops"), [("sft", (2, 6)), pytest.param("dpo", (2,), marks=pytest.mark.soak)])
+@pytest.mark.parametrize(("kind", "stops"), [("sft", (4, 6)), pytest.param("dpo", (4,), marks=pytest.mark.soak)])
 def test_run_of_grouped_rows_resumes_to_the_same_adapter_within_and_between_epochs(trained: Path, kind: str, stops: tuple[int]) -> None:
     from transformers import TrainerCallback
 
@@ -98,7 +98,8 @@ def test_run_of_grouped_rows_resumes_to_the_same_adapter_within_and_between_epoc
             assert find_checkpoint(run.output) == run.output / "checkpoints" / f"checkpoint-{stop}"
         return trainer, [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
 
-    # 24 rows: three micro-batches of 8 an epoch, so a checkpoint at step 2 is inside an epoch and one at step 6 between two.
+    # 24 rows: three micro-batches of 8 an epoch, so a checkpoint at step 4 is inside the second epoch and one at step 6 between two.
+    # In the first epoch an order drawn from the global generator would be the same again.
     settings = TRAINER | {"per_device_train_batch_size": 8, "num_train_epochs": 3}
     whole, losses = train(f"whole-{kind}")
     order = list(whole._get_train_sampler())
