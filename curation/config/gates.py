@@ -139,6 +139,8 @@ class Describe(Closed):
     """Country whose phone numbers are recognized without +; null: only numbers with + are found."""
     tokenizer: str | None = None
     """Folder of your base model (or a tokenizer.json) that counts tokens; default: the embedding model's tokenizer."""
+    sample: int | None = Field(default=5_000, ge=100)
+    """Rows in the random sample on which tokens, languages, wording and PII are measured where there are more; null: all rows."""
 
 
 class Balance(Closed):

@@ -9,6 +9,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from curation.intervals import Rate
 from curation.records import Kind
 
 
@@ -31,6 +32,9 @@ class Spread(Closed):
     edges: tuple[float, ...] = ()
     """Edges of the bars; the last bar includes everything above the 99th percentile."""
     bars: tuple[int, ...] = ()
+    median_interval: tuple[float, float] | None = None
+    """95 % interval of the median where the values are a sample; None where they are all."""
+    p95_interval: tuple[float, float] | None = None
 
 
 class Length(Closed):
@@ -114,6 +118,20 @@ class Description(Closed):
     """The reason if there are no topics."""
     classes: dict[str, tuple[Share, ...]] = {}
     """Labels and attributes, the largest class first."""
+    sampled: int | None = None
+    """Rows that were read for tokens, languages, wording and personal data, where they are a random sample. The counts of these are then
+    counts of the sample; None if all rows were read."""
+
+    def estimate(self, rows: int) -> Rate:
+        """Return the share of rows that a count of the sample estimates, with its 95 % interval."""
+        return Rate(rows, self.rows if self.sampled is None else self.sampled)
+
+    def count_in_words(self, rows: int) -> str:
+        """Return a count of rows for people: of a sample, the share with its interval."""
+        if self.sampled is None:
+            return f"{rows:,}"
+        rate = self.estimate(rows)
+        return f"{rate.share:.2%} (95 % interval {rate.low:.2%} to {rate.high:.2%})"
 
 
 class Point(Closed):

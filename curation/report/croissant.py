@@ -90,7 +90,9 @@ def _rai(card: CardInput) -> dict[str, Any]:
     if card.hygiene is not None and card.hygiene.biases:
         values["dataBiases"] = [f"Other than in substance, chosen responses differ in: {', '.join(card.hygiene.biases)}."]
     if described is not None:
-        found = ", ".join(f"{one.kind} {one.found:,}" for one in described.personal) or "none"
+        exact = described.sampled is None
+        counts = [f"{p.kind} {p.found:,}" if exact else f"{p.kind} in {described.count_in_words(p.rows)}" for p in described.personal]
+        found = ", ".join(counts) or ("none" if exact else f"none, at most in {described.estimate(0).high:.2%}")
         scope = "Found by pattern, check digit and known prefix; names, addresses and dates of birth are not detected."
         values["personalSensitiveInformation"] = [f"Personal data and secrets in {described.scope}: {found}. {scope}"]
     return {f"rai:{name}": value for name, value in values.items() if value}

@@ -29,10 +29,14 @@ def row_notices(data: ReportData) -> Iterator[tuple[Level, str, str]]:
     """Yield level, text and section of each notice on the rows."""
     for d in data.descriptions or ():
         if d.personal:
-            kinds = ", ".join(f"{p.kind} {p.found:,}" for p in d.personal[:3]) + (" and others" if len(d.personal) > 3 else "")
+            of = "" if d.sampled is None else "in "
+            counts = [p.found if d.sampled is None else p.rows for p in d.personal[:3]]
+            kinds = ", ".join(f"{p.kind} {of}{d.count_in_words(n)}" for p, n in zip(d.personal, counts, strict=False))
+            kinds += " and others" if len(d.personal) > 3 else ""
             yield "look", f"Personal data or secrets found in {d.kind} rows: {kinds}.", "distribution"
-        if d.rows and d.refusals / d.rows > REFUSED:
-            yield "look", f"{d.refusals:,} of {d.rows:,} {d.kind} rows are refusals.", "distribution"
+        if d.estimate(d.refusals).share > REFUSED:
+            of = f" of {d.rows:,}" if d.sampled is None else " of the"
+            yield "look", f"{d.count_in_words(d.refusals)}{of} {d.kind} rows are refusals.", "distribution"
         if d.openings and d.openings[0].share > OPENED:
             opening = d.openings[0]
             yield "note", f"{opening.share:.0%} of the responses in {d.kind} rows start with “{opening.name}”.", "distribution"

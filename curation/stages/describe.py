@@ -63,10 +63,10 @@ def describe(folder: Path, *, scope: Scope = "standing", progress: Progress | No
                 run.rows_in += len(state.rows[kind])
                 run.rows_out += len(rows)
                 if rows:
-                    topics, why = _topics(workspace, rows, progress)
+                    topics = _topics(workspace, rows, progress)
                     if progress:
                         progress("describe", run.rows_out - len(rows), run.rows_out, f"{kind} rows: wording, languages and personal data")
-                    made.append(describe_kind(workspace, kind, rows, SCOPES[scope], topics, why))
+                    made.append(describe_kind(workspace, kind, rows, SCOPES[scope], topics, most=workspace.project.describe.sample))
                     findings += _topic_findings(rows, topics)
             if not made:
                 raise ProjectError(str(folder), f"has no {SCOPES[scope]}", command("curate", "describe", folder, "--rows", "all"))
@@ -149,22 +149,22 @@ def _check_scope(scope: str) -> None:
         raise ProjectError(f"--rows {scope}", f"is not one of {', '.join(SCOPES)}", "curate describe --help")
 
 
-def _topics(workspace: Workspace, rows: Sequence[Row], progress: Progress | None) -> tuple[Topics | None, str]:
+def _topics(workspace: Workspace, rows: Sequence[Row], progress: Progress | None) -> Topics | str:
     """Return the topics of the prompts, or the reason why there are none."""
     if len(rows) < 2:
-        return None, "topics need at least two rows"
+        return "topics need at least two rows"
     prompts = [row.prompt for row in rows]
     try:
         vectors = vectors_of(workspace, prompts, notify=partial(progress, "embed") if progress else None)
     except ModelUnavailable as error:
-        return None, f"the embedding model cannot be used: {error.fact}"
+        return f"the embedding model cannot be used: {error.fact}"
     if progress:
         progress("describe", 0, len(rows), "topics")
-    return find_topics(prompts, vectors, topics=workspace.project.describe.topics, region=workspace.project.describe.region), ""
+    return find_topics(prompts, vectors, topics=workspace.project.describe.topics, region=workspace.project.describe.region)
 
 
-def _topic_findings(rows: Sequence[Row], topics: Topics | None) -> list[Finding]:
-    if topics is None:
+def _topic_findings(rows: Sequence[Row], topics: Topics | str) -> list[Finding]:
+    if isinstance(topics, str):
         return []
     names = topics.table["name"].to_pylist()
     return [
@@ -188,11 +188,14 @@ def _digest(file: Path) -> str:
 def _look_at(d: Description) -> list[str]:
     """Return sentences about what a data lead should review."""
     notes = []
+    if d.sampled is not None:
+        read = f"Tokens, languages, wording and personal data: of a random sample of {d.sampled:,} of the {d.rows:,} {d.kind} rows"
+        notes.append(f"{read}. The rest is counted over all rows, and `curate screen` searches all of them for personal data.")
     if d.personal:
-        kinds = ", ".join(f"{p.kind} {p.found}" for p in d.personal[:5])
+        kinds = ", ".join(f"{p.kind} {p.found if d.sampled is None else 'in ' + d.count_in_words(p.rows)}" for p in d.personal[:5])
         notes.append(f"Personal data or secrets in {d.kind} rows: {kinds}. The report shows where, masked.")
     if d.refusals:
-        notes.append(f"{d.refusals:,} {d.kind} rows refuse.")
+        notes.append(f"{d.count_in_words(d.refusals)} {'' if d.sampled is None else 'of the '}{d.kind} rows refuse.")
     if d.no_topics:
         notes.append(f"No topics for {d.kind} rows: {d.no_topics}.")
     return notes

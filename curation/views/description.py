@@ -23,7 +23,8 @@ def describe_leaving(workspace: Workspace, kind: Kind, rows: Sequence[Row]) -> D
     ordered = sorted(rows, key=lambda row: row.id)  # an id is a hash, so the first in this order are a fair sample
     some = ordered[:LEAVING_READ]
     scope = "all rows of the snapshot" if len(some) == len(ordered) else f"a sample of {len(some):,} of the {len(ordered):,} rows"
-    return describe_kind(workspace, kind, some, scope, None, "")
+    found = describe_kind(workspace, kind, some, scope, "", most=None)
+    return found if len(some) == len(ordered) else found.model_copy(update={"sampled": len(some)})
 
 
 def main_language(description: Description) -> str:
@@ -32,15 +33,18 @@ def main_language(description: Description) -> str:
 
 
 def in_brief(d: Description) -> dict[str, Any]:
-    """Return a description as a few numbers, for the screen and for a manifest."""
+    """Return a description as a few numbers, for the screen and for a manifest; counts of a part of the rows are named so."""
     median = {f"median {x.part} {x.unit}": x.spread.median for x in d.lengths}
+    sampled, of = ({"sampled rows": d.sampled}, " in the sample") if d.sampled not in (None, d.rows) else ({}, "")
     return {
-        "rows": d.rows, **median, "languages": len(d.languages), "topics": len(d.topics), "refusals": d.refusals,
-        "stock phrases": sum(w.kind != "refusal" for w in d.wording), "personal data": sum(p.found for p in d.personal),
+        "rows": d.rows, **median, **sampled, f"languages{of}": len(d.languages), "topics": len(d.topics), f"refusals{of}": d.refusals,
+        f"stock phrases{of}": sum(w.kind != "refusal" for w in d.wording), f"personal data{of}": sum(p.found for p in d.personal),
     }  # fmt: skip
 
 
-def describe_kind(workspace: Workspace, kind: Kind, rows: Sequence[Row], scope: str, topics: Topics | None, why: str) -> Description:
+def describe_kind(
+    workspace: Workspace, kind: Kind, rows: Sequence[Row], scope: str, topics: Topics | str, *, most: int | None
+) -> Description:
     """Describe rows of one kind.
 
     Args:
@@ -48,8 +52,8 @@ def describe_kind(workspace: Workspace, kind: Kind, rows: Sequence[Row], scope: 
         kind: instruction or preference.
         rows: the rows.
         scope: the name of this selection of rows, for people.
-        topics: the topics found in the prompts, or None.
-        why: the reason for missing topics.
+        topics: the topics found in the prompts, or the reason why there are none.
+        most: rows that are read for what is slow to measure, a sample where there are more; None reads all.
     """
     answers = [(n, text) for n, row in enumerate(rows) for text in row.answers]
     own = workspace.project.describe.tokenizer
@@ -65,11 +69,12 @@ def describe_kind(workspace: Workspace, kind: Kind, rows: Sequence[Row], scope: 
             turns=[sum(message.role == "user" for message in row.record.prompt) for row in rows],
             classes=_classes(workspace, rows),
         ),
-        topics=topics,
-        no_topics=why,
+        topics=None if isinstance(topics, str) else topics,
+        no_topics=topics if isinstance(topics, str) else "",
         tokenizer=load_tokenizer(path) if path else None,
         tokenizer_name=own or workspace.project.dedup.model,
         region=workspace.project.describe.region,
+        most=most,
     )
 
 

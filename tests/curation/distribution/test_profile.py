@@ -249,6 +249,38 @@ def test_a_description_counts_rows_and_masks_its_examples() -> None:
     assert prompts[1][example.start : example.end] == "john.doe@acme.co.uk"
 
 
+def test_of_many_rows_what_is_slow_is_measured_on_a_sample_and_the_rest_is_counted() -> None:
+    prompts = [
+        f"Mail a{n}@acme.co.uk about the weather of tomorrow" if n % 4 == 0 else f"What is the weather on day {n}?" for n in range(600)
+    ]
+    completions = [text for n in range(600) for text in (f"Sunny on day {n}.", "As an AI, I do not know." if n % 2 else "Rain.")]
+    info = RowInfo(kind="preference", owners=[n // 2 for n in range(1_200)], ids=[f"row{n}" for n in range(600)], turns=[1] * 600)
+    found, whole = describe(prompts, completions, info, most=200), describe(prompts, completions, info, most=None)
+    assert (found.rows, found.sampled, whole.sampled) == (600, 200, None)
+    assert found.lengths == whole.lengths and found.turns == whole.turns and found.openings == whole.openings
+    assert describe(prompts, completions, info, most=200) == found and describe(prompts, completions, info, most=600) == whole
+    (address,), (phrase,) = found.personal, [w for w in found.wording if w.phrase == "As an AI"]
+    assert found.estimate(address.rows).low < 0.25 < found.estimate(address.rows).high and found.estimate(address.rows).n == 200
+    assert found.estimate(phrase.rows).low < 0.5 < found.estimate(phrase.rows).high
+    assert sum(share.rows for share in found.languages) == 200
+    for example in address.examples:
+        row = int(example.row.removeprefix("row"))
+        assert prompts[row][example.start : example.end] == f"a{row}@acme.co.uk"
+    assert all(int(example.row.removeprefix("row")) % 2 for example in phrase.examples)
+
+
+def test_quantiles_of_a_sample_have_intervals_that_hold_the_true_ones() -> None:
+    values = np.random.default_rng(0).lognormal(4, 1, 100_000)
+    inside = 0
+    for seed in range(100):
+        found = spread_of(np.random.default_rng(seed + 1).choice(values, 400, replace=False), sampled=400)
+        for q, interval in ((0.5, found.median_interval), (0.95, found.p95_interval)):
+            assert interval is not None
+            inside += interval[0] <= np.quantile(values, q) <= interval[1]
+    assert 180 <= inside <= 199
+    assert spread_of(values).median_interval is None
+
+
 def test_a_description_of_nothing_and_of_one_row() -> None:
     assert describe([], []).rows == 0
     one = describe(["hello"], [""])

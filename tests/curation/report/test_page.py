@@ -278,6 +278,16 @@ def test_card_says_what_was_done_and_where_it_stops() -> None:
     assert "No person has reviewed these rows." in plain and "leaks are unknown" in plain and "imulated" not in plain
 
 
+def test_card_of_a_sample_has_intervals() -> None:
+    found = described()
+    assert "(95 % interval" not in render_card(card(description=found)).partition("## Statistics")[2].partition("\n## ")[0]
+    text = render_card(card(description=found.model_copy(update={"sampled": found.rows, "scope": "a sample of rows"})))
+    assert "Estimated from a sample of rows; shares and medians with 95 % intervals." in text
+    share = found.languages[0]
+    rate = found.estimate(share.rows)
+    assert f"| Languages | {share.name} {100 * rate.share:.1f} % ({100 * rate.low:.1f} to {100 * rate.high:.1f} %)" in text
+
+
 def test_card_takes_a_manifest_as_it_stands() -> None:
     text = render_card(
         card(

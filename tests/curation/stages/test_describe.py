@@ -97,6 +97,24 @@ def test_describe_keeps_what_it_found_and_the_report_shows_it(tmp_path: Path) ->
     assert "Statistics" in render_report(data)
 
 
+def test_a_description_of_a_sample_says_so_on_the_screen_in_the_report_and_in_the_card(tmp_path: Path) -> None:
+    folder = classed(tmp_path / "bank", {"a": 90, "b": 30})
+    path = folder / "project.yaml"
+    path.write_text(path.read_text().replace("  sample: 5000 ", "  sample: 100 "))
+    stages.decide(folder)
+    summary = stages.describe(folder)
+    counts = summary.counts["instruction"]
+    assert counts["rows"] == 120 and counts["sampled rows"] == 100 and "refusals" not in counts and counts["refusals in the sample"] == 0
+    assert "of a random sample of 100 of the 120 instruction rows" in summary.notes[0]
+    with open_workspace(folder) as workspace:
+        (found,) = load_descriptions(workspace) or ()
+        page = render_report(report_data(workspace))
+    assert [(s.name, s.rows) for s in found.classes["label"]] == [("a", 90), ("b", 30)]
+    assert "of a random sample of 100 rows" in page and "None found in the sample: at most 3.7 % of the rows (95 % interval)" in page
+    path.write_text(path.read_text().replace("  sample: 100 ", "  sample: null "))
+    assert "sampled rows" not in stages.describe(folder).counts["instruction"]
+
+
 def test_describe_of_an_empty_project_and_of_one_row_is_a_sentence(tmp_path: Path) -> None:
     folder = blank(tmp_path / "empty")
     with pytest.raises(ProjectError, match="has no rows that may still leave"):
