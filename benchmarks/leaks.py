@@ -1,12 +1,15 @@
 """Leaks: recall of rephrased items against their hardest negatives, and speed of finding copied spans.
 
     python -m benchmarks.leaks quality [--no-embedding]     recall, intervals and curve on public rephrasings
+    python -m benchmarks.leaks quality --more FOLDER        suites that nothing was chosen on: data/rephrase of lm-sys/llm-decontaminator
+    python -m benchmarks.leaks clean     rows that are no leaks, of the suite's own kind and of another: how many are flagged
     python -m benchmarks.leaks speed --rows 100000 --peers /tmp/peers     one pass over ten suites, compared with Python sets and polars
 
 Quality: row n says item n in other words. Positive: the score of the row with its own item. Negative: the best score of the same
 row when its own item is not among the protected ones, so the hardest other item. Weights were chosen on the even items; the odd
 ones are reported (they were in sight while the weights were searched, so they flatter a little), with the recall at the cut
-where 1 % of the negatives pass, and at the cut the product itself chooses from the protected items alone. Intervals: 1,000
+where 1 % of the negatives pass, and at the cuts that the product itself chooses, from the items alone
+and with the rows. Intervals: 1,000
 bootstrap samples of the rows, the cut taken anew in each. Empty rows are no rows.
 """
 
@@ -25,8 +28,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from benchmarks.suites import LANGUAGES, rephrasings, ten_suites, training_rows
+from benchmarks.suites import LANGUAGES, gsm8k_train, rephrased_subjects, rephrasings, ten_suites, training_rows
 from curation.embed import embed
+from curation.intervals import clopper_pearson
 from curation.leakage.detector import find_leaks
 from curation.leakage.ngrams import ANCHOR, SpanScanner, readable_rows, words
 from curation.leakage.paraphrase import ParaphraseDetector
@@ -43,6 +47,8 @@ class Scores(NamedTuple):
     own: Array
     other: Array
     missing: int
+    lowered: float = 0.0
+    """Margin of the cut by the rows; 0 if they do not lower it."""
 
 
 def main() -> None:
@@ -51,20 +57,31 @@ def main() -> None:
     parts = parser.add_subparsers(dest="part", required=True)
     quality = parts.add_parser("quality")
     quality.add_argument("--no-embedding", action="store_true")
+    quality.add_argument("--more", type=Path, help="measure the MMLU subjects of this folder instead")
+    parts.add_parser("clean")
     speed = parts.add_parser("speed")
     speed.add_argument("--rows", type=int, default=100_000)
     speed.add_argument("--rounds", type=int, default=3)
     speed.add_argument("--peers", type=Path, default=Path("/tmp/peers"))
     args = parser.parse_args()
     if args.part == "quality":
-        print_quality(dense=not args.no_embedding)
+        print_quality(dense=not args.no_embedding, more=args.more)
+    elif args.part == "clean":
+        print_clean()
     else:
         print_speed(args.rows, args.rounds, args.peers)
 
 
-def print_quality(*, dense: bool) -> None:
+def print_quality(*, dense: bool, more: Path | None = None) -> None:
     """Print the tables and the curve."""
-    found = {name: score(items, rows, dense=dense) for name, (items, rows) in rephrasings().items()}
+    suites = rephrasings() if more is None else rephrased_subjects(more)
+    found = {name: score(items, rows, dense=dense) for name, (items, rows) in suites.items()}
+    print("own cut: recall / false positives at the cut by the items and at the cut with the rows, all rows [95 % interval]")
+    for name, scores in found.items():
+        at = [f"{_share(scores.own > cut)} / {_share(scores.other > cut)}" for cut in (0.0, scores.lowered)]
+        print(f"  {name:24} n={len(scores.own):4}   at 1 % {recall(scores.own, scores.other, 0.01):.3f}   {at[0]}   {at[1]}")
+    if more:
+        return
     places, own, other = (np.concatenate([getattr(found[n], f) for n in LANGUAGES]) for f in ("places", "own", "other"))
     found["languages, pooled"] = Scores(places, own, other, 0)
     print(f"{'with MiniLM' if dense else 'without embeddings'}; recall of the odd items at 1 % false positives [95 % interval]")
@@ -72,13 +89,18 @@ def print_quality(*, dense: bool) -> None:
         odd, even = scores.places % 2 == 1, scores.places % 2 == 0
         low, high = interval(scores.own[odd], scores.other[odd])
         print(f"  {name:18} {recall(scores.own[odd], scores.other[odd], 0.01):.3f} [{low:.3f}, {high:.3f}]  n={odd.sum():4}"
-              f"   even {recall(scores.own[even], scores.other[even], 0.01):.3f}   at the product's own cut, odd: "
+              f"   even {recall(scores.own[even], scores.other[even], 0.01):.3f}   at the cut by the items, odd: "
               f"recall {(scores.own[odd] > 0).mean():.3f}, false positives {(scores.other[odd] > 0).mean():.4f};"
               f" empty rows {scores.missing}")  # fmt: skip
     print("curve, odd items: false positives " + " ".join(f"{rate:6.3f}" for rate in RATES))
     for name, scores in found.items():
         odd = scores.places % 2 == 1
         print(f"  {name:32}" + " ".join(f"{recall(scores.own[odd], scores.other[odd], rate):6.3f}" for rate in RATES))
+
+
+def _share(hit: Array) -> str:
+    low, high = clopper_pearson(int(hit.sum()), len(hit))
+    return f"{hit.mean():.3f} [{low:.3f}, {high:.3f}]"
 
 
 def score(items: list[str], rows: list[str], *, dense: bool) -> Scores:
@@ -89,7 +111,25 @@ def score(items: list[str], rows: list[str], *, dense: bool) -> Scores:
     near, others = screen.find(given), screen.find(given, without=full.tolist())
     own = [near[k].margin if k in near and near[k].item == n else FAR for k, n in enumerate(full.tolist())]
     other = [others[k].margin if k in others else FAR for k in range(len(full))]
-    return Scores(full, np.array(own), np.array(other), len(rows) - len(full))
+    screen.lower_cuts(near.values())
+    lowered = screen.row_cuts["suite"].cut - screen.suites[0][2].cut if screen.row_cuts else 0.0
+    return Scores(full, np.array(own), np.array(other), len(rows) - len(full), lowered)
+
+
+def print_clean() -> None:
+    """Print how many rows that are no paraphrases are flagged, at the cut by the items and with the rows."""
+    suites, train = ten_suites(), gsm8k_train()
+    for name, rows in (("gsm8k", train), ("humaneval", suites["mbpp"]), ("mmlu_clinical", suites["mmlu_medicine"])):
+        items = suites[name]
+        screen = ParaphraseDetector(items, ["suite"] * len(items), encode=partial(embed), known={}, rate=0.01)
+        found = screen.find(readable_rows(rows)).values()
+        screen.lower_cuts(found)
+        unmatched = [-1.0] * (len(rows) - len(found))
+        by_items, with_rows = (
+            _share(np.array([*margins, *unmatched]) > 0)
+            for margins in ([one.margin for one in found], [screen.over_cut(one) for one in found])
+        )
+        print(f"  {name:14} {len(rows):5,} rows: flagged {by_items} at the cut by the items, {with_rows} with the rows", flush=True)
 
 
 def recall(own: Array, other: Array, rate: float) -> float:

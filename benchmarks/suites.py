@@ -23,6 +23,22 @@ def rephrasings() -> dict[str, tuple[list[str], list[str]]]:
     return found | {name: (programs, [r["text"] for r in _lines(f"contamination/humaneval_{name}.jsonl")]) for name in LANGUAGES}
 
 
+def rephrased_subjects(folder: Path) -> dict[str, tuple[list[str], list[str]]]:
+    """Return three MMLU subjects as `rephrasings` does; `folder` is data/rephrase of lm-sys/llm-decontaminator."""
+    found = {}
+    for name in ("sociology", "high_school_us_history", "abstract_algebra"):
+        with (folder / f"{name}_test.csv").open(newline="") as file:
+            items = [line[0] for line in csv.reader(file)]
+        lines = (folder / f"{name}_test_rephrase_english_filtered_question.jsonl").read_text().splitlines()
+        found[name] = (items, [(json.loads(line)["text"] or "").partition("\nAnswer:")[0] for line in lines])
+    return found
+
+
+def gsm8k_train(most: int = 1000) -> list[str]:
+    """Return questions of GSM8K's training split."""
+    return [row["question"] for row in _lines("protected_eval/gsm8k_train.jsonl")[:most]]
+
+
 def ten_suites() -> dict[str, list[str]]:
     """Return ten protected sets of a thousand items or fewer, as a project would name them."""
     with gzip.open(SHARED / "protected_eval/HumanEval.jsonl.gz", "rt") as file:

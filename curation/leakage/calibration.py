@@ -2,7 +2,7 @@
 
 Similarity is corrected for crowding (items that lie close together are similar without a leak), each feature is measured in standard
 deviations of what the nearest other items reach, and the weighted features are added. The cut is where a chosen share of the hard
-negatives would pass.
+negatives would pass. The rows lower it where they resemble the suite less than its items resemble one another (`cut_by_rows`).
 """
 
 from __future__ import annotations
@@ -22,6 +22,11 @@ from curation.leakage.ngrams import Shortlist, readable_rows
 WEIGHTS = {False: np.array([2.0, 0.5]), True: np.array([2.0, 0.5, 1.0, 1.0])}
 # Items from which the nearest others determine the cut; smaller suites use `UNCALIBRATED` as a lower bound.
 ENOUGH = 100
+# Rows near a suite from which they lower its cut.
+ENOUGH_ROWS = 50
+# Standard deviations by which their distinct items must exceed those of as many random hits. Rephrasings of GSM8K and HumanEval exceed
+# them by more than 10; GSM8K's own training questions stay below the mean.
+DISTINCT = 3.0
 # Lexical plus dense similarity (True), or lexical alone (False), above which a row of a small suite counts as a paraphrase.
 UNCALIBRATED = {True: 1.2, False: 0.6}
 # Neighbours of each item that are compared, by words and by embedding each.
@@ -30,6 +35,17 @@ NEIGHBOURS = 16
 _CROWD = 3
 # Standard deviations that a similarity difference of 1 counts for in a suite too small to calibrate.
 _STEEP = 10.0
+
+
+class RowCut(NamedTuple):
+    """The cut of a suite by the rows near it."""
+
+    rows: int
+    """Rows it was estimated on."""
+    cut: float
+    low: float
+    """Ends of the 95 % interval."""
+    high: float
 
 
 class Scale(NamedTuple):
@@ -52,10 +68,12 @@ class Scale(NamedTuple):
         corrected = similarity - self.crowding[np.maximum(items, 0)]
         return _sum(corrected, self) - self.cut
 
-    def point(self, suite: str) -> OperatingPoint:
-        """Return the operating point for the report."""
-        flagged, n = int((self.negatives > self.cut).sum()), len(self.negatives if self.is_calibrated else self.crowding)
-        return OperatingPoint(suite, n, round(self.cut, 3), flagged, self.is_calibrated)
+    def point(self, suite: str, by_rows: RowCut | None = None) -> OperatingPoint:
+        """Return the operating point for the report; `by_rows` is the cut by the rows, if there is one."""
+        cut = by_rows.cut if by_rows else self.cut
+        flagged, n = int((self.negatives > cut).sum()), len(self.negatives if self.is_calibrated else self.crowding)
+        estimated = (by_rows.rows, round(by_rows.low, 3), round(by_rows.high, 3)) if by_rows else ()
+        return OperatingPoint(suite, n, round(cut, 3), flagged, self.is_calibrated, *estimated)
 
 
 def calibrate(
@@ -96,6 +114,40 @@ def calibrate(
         cut = max(cut, _STEEP * UNCALIBRATED[features.dense is not None])
         loose = max(min(loose, cut), cut - 0.2 * _STEEP)
     return scale._replace(cut=cut, loose=loose, negatives=negatives)
+
+
+def cut_by_rows(best: Array, second: Array, items: Array, scale: Scale, *, rate: float) -> RowCut | None:
+    """Place the cut of a suite that was rewritten row by row: the evidence of each row with its second-best item is a negative.
+
+    A row leaks one item, so its second-best item is the hardest one that it does not leak, in the row's own format. The cut is never above
+    that of the items and never below `scale.loose`. Rows that are no leaks have their hardest negative in first place, so this cut would
+    be too low for them. They hit a few items again and again, while paraphrases of a suite hit each item about once. Therefore the rows
+    must hit more distinct items than random hits do.
+
+    Args:
+        best: evidence of each row with its best item; rows at or below `scale.loose` do not count.
+        second: evidence with the best other item of the suite, -inf if the row has no other candidate.
+        items: best item of each row.
+        scale: calibration by the items.
+        rate: share of the negatives that may pass.
+
+    Returns:
+        None if the suite is not calibrated, fewer than `ENOUGH_ROWS` rows are near it, or they hit no more items than at random.
+    """
+    from scipy.special import bdtr
+
+    near = best > scale.loose
+    negatives, of, n = np.sort(second[near]), len(scale.crowding), int(near.sum())
+    if n < ENOUGH_ROWS or not scale.is_calibrated:
+        return None
+    # Mean and variance of the items that n random hits leave out.
+    missed, both = of * (1 - 1 / of) ** n, of * (of - 1) * (1 - 2 / of) ** n
+    if len(np.unique(items[near])) < of - missed + DISTINCT * np.sqrt(max(missed + both - missed**2, 0.0)):
+        return None
+    # Distribution-free interval of a quantile: order statistics. Beyond the largest negative the items' cut is the bound.
+    first, last = np.searchsorted(bdtr(np.arange(n + 1), n, 1 - rate), (0.025, 0.975)).tolist()
+    found = (_quantile(negatives, rate), negatives[min(max(first - 1, 0), n - 1)], negatives[last] if last < n else scale.cut)
+    return RowCut(n, *(float(np.clip(value, scale.loose, scale.cut)) for value in found))
 
 
 def numbered(texts: Sequence[str]) -> Array:

@@ -15,6 +15,7 @@ import pyarrow as pa
 from curation.dedup.arrow_text import Array, Texts, text_of
 from curation.dedup.normalization import checked_length
 from curation.leakage import OperatingPoint
+from curation.leakage.calibration import RowCut
 from curation.leakage.features import Encoder, edited_evidence
 from curation.leakage.ngrams import ANCHOR, Span, SpanScanner, has_words, readable_rows, words
 from curation.leakage.paraphrase import ParaphraseDetector, ParaphraseMatch
@@ -88,7 +89,14 @@ class LeakScreen:
     @property
     def operating_points(self) -> tuple[OperatingPoint, ...]:
         """The paraphrase cut of each suite; empty if reference texts decide, phrase by phrase."""
-        return tuple(scale.point(name) for name, _, scale in self.detector.suites) if self.detector else ()
+        detector = self.detector
+        return tuple(scale.point(name, detector.row_cuts.get(name)) for name, _, scale in detector.suites) if detector else ()
+
+    def resume(self, points: Sequence[OperatingPoint]) -> None:
+        """Start with the cuts that the rows of an earlier screen gave, under the same items and settings."""
+        for point in points:
+            if self.detector and point.rows and point.low is not None and point.high is not None:
+                self.detector.row_cuts[point.suite] = RowCut(point.rows, point.cut, point.low, point.high)
 
     def score(self, texts: Texts, *, labels: Sequence[str | None] | None = None, copies_only: bool = False) -> pa.Table:
         """Score every row against its nearest protected item; `is_leak` is True if the score passes the threshold.
@@ -122,8 +130,10 @@ class LeakScreen:
                     found[row] = match
         if self.detector:
             near = self.detector.find(rows, among=np.array(left, np.int64), flags=flags, copies_only=copies_only)
+            if not copies_only:
+                self.detector.lower_cuts(near.values())
             for row, nearest in near.items():
-                found[row] = _paraphrased(nearest, self.texts[nearest.item])
+                found[row] = _paraphrased(nearest, self.texts[nearest.item], self.detector.over_cut(nearest))
         return _table(self.items, found)
 
     def _copied(self, text: str, label: str | None, shared: Sequence[Span]) -> ItemMatch | None:
@@ -195,14 +205,14 @@ def _table(items: Sequence[Item], found: Sequence[ItemMatch]) -> pa.Table:
     return pa.table(columns, schema=SCORES)
 
 
-def _paraphrased(match: ParaphraseMatch, item: str) -> ItemMatch:
+def _paraphrased(match: ParaphraseMatch, item: str, margin: float) -> ItemMatch:
     names = ("words", "values", "meaning", "meaning within the suite")
     parts = ", ".join(f"{name} {value:.2f}" for name, value in zip(names, match.similarity, strict=False))
     if match.ratio:
         return ItemMatch(match.item, "edited", match.ratio / 50, edited_evidence(match.ratio), True)
     # A logistic curve maps the margin to 0..2 with the cut at 1.
-    score = 2 / (1 + float(np.exp(-np.clip(match.margin, -30, 30))))
+    score = 2 / (1 + float(np.exp(-np.clip(margin, -30, 30))))
     evidence = (
-        f"{shorten(match.piece)!r} resembles {shorten(item)!r}: {parts}; {match.margin:+.1f} standard deviations from the suite's threshold"
+        f"{shorten(match.piece)!r} resembles {shorten(item)!r}: {parts}; {margin:+.1f} standard deviations from the suite's threshold"
     )
-    return ItemMatch(match.item, "reworded", score, evidence, match.margin > 0, match.possible and match.margin <= 0)
+    return ItemMatch(match.item, "reworded", score, evidence, margin > 0, match.possible and margin <= 0)

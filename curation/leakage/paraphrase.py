@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Collection, Iterator, Mapping, Sequence, Set
 from typing import NamedTuple
 
 import numpy as np
 
 from curation.dedup.arrow_text import Array, Rows, text_of, with_texts
 from curation.dedup.normalization import normalize
-from curation.leakage.calibration import Scale, calibrate, numbered, repeats
+from curation.leakage.calibration import RowCut, Scale, calibrate, cut_by_rows, numbered, repeats
 from curation.leakage.features import DENSE, LEXICAL, EditedCopies, Encoder, Prepared, Reader, SuiteFeatures
 from curation.leakage.ngrams import (
     ANCHOR,
@@ -66,6 +66,10 @@ class ParaphraseMatch(NamedTuple):
     """Lexical and values; with an encoder also dense and whitened."""
     ratio: float = 0.0
     """Share of letters (0 to 100) in common with an edited copy of a long item; 0 if there is none."""
+    suite: int = 0
+    """Place of the suite in `ParaphraseDetector.suites`."""
+    second: float = -np.inf
+    """Margin of the best other item of the suite, over all pieces of the row; -inf if there is none."""
 
 
 class _Comparison(NamedTuple):
@@ -128,6 +132,8 @@ class ParaphraseDetector:
         self.place, self.suite = np.zeros(len(units), np.int64), np.zeros(len(units), np.int64)
         self.has_values, self.floor = np.zeros(len(units), np.bool_), np.zeros(len(units))
         self.suites: list[tuple[str, SuiteFeatures, Scale]] = []
+        self.row_cuts: dict[str, RowCut] = {}
+        """Cuts by the rows, by suite; see `lower_cuts`."""
         rows = readable_rows(items)
         shared = self.boilerplate.scanner.table(rows, self.boilerplate.scanner.flags(rows))
         row, other, start, stop = shared.T
@@ -164,6 +170,23 @@ class ParaphraseDetector:
         for start in range(0, len(which), _BLOCK):
             found |= self._compare_rows(rows, which[start : start + _BLOCK].tolist(), near, without, copies_only)
         return found
+
+    def lower_cuts(self, found: Collection[ParaphraseMatch]) -> None:
+        """Lower the cut of each suite by the rows near it (`cut_by_rows`); a cut by more rows replaces one by fewer."""
+        best, second, item, of_suite = (
+            np.array([getattr(match, name) for match in found]) for name in ("margin", "second", "item", "suite")
+        )
+        for number, (name, _, scale) in enumerate(self.suites):
+            own = of_suite == number
+            known = self.row_cuts.get(name)
+            cut = cut_by_rows(best[own] + scale.cut, second[own] + scale.cut, item[own], scale, rate=self.rate)
+            if cut and (known is None or cut.rows >= known.rows):
+                self.row_cuts[name] = cut
+
+    def over_cut(self, match: ParaphraseMatch) -> float:
+        """Return the margin of a match over its suite's cut, by the rows if they lowered it."""
+        name, _, scale = self.suites[match.suite]
+        return match.margin + (scale.cut - self.row_cuts[name].cut if name in self.row_cuts else 0.0)
 
     def _calibrate_suites(self, of_suite: Sequence[str], copied: Set[tuple[int, int]]) -> None:
         """Calibrate the cut, the floor and the edited-copy ratio of each suite; `of_suite` is the suite of each unit."""
@@ -222,9 +245,23 @@ class ParaphraseDetector:
                 item = self.owners[copied[place] if ratio[place] else unit[place]]
                 similarity = tuple(compared.similarity[place, at].tolist())
                 found[int(owner[place])] = ParaphraseMatch(
-                    int(item), float(over[place]), bool(possible[place]), texts[place], similarity, float(ratio[place])
+                    int(item),
+                    float(over[place]),
+                    bool(possible[place]),
+                    texts[place],
+                    similarity,
+                    float(ratio[place]),
+                    int(self.suite[unit[place]]),
                 )
-        return found
+        # The best other item of each row: another text of the same suite.
+        known = np.maximum(candidates, 0)
+        own, suite = np.full(len(rows), -1), np.full(len(rows), -1)
+        for row, match in found.items():
+            own[row], suite[row] = self.twins[np.searchsorted(self.owners, match.item)], match.suite
+        is_other = (candidates >= 0) & (self.twins[known] != own[owner][:, None]) & (self.suite[known] == suite[owner][:, None])
+        second = np.full(len(rows), -np.inf)
+        np.maximum.at(second, owner, np.where(is_other, compared.margin, -np.inf).max(axis=1, initial=-np.inf))
+        return {row: match._replace(second=float(second[row])) for row, match in found.items()}
 
     def _compare(self, prepared: Prepared, candidates: Array) -> _Comparison:
         dense = prepared.dense is not None

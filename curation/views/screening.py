@@ -29,6 +29,7 @@ from curation.validate.label_errors import Suspect, find_label_errors, reason_to
 from curation.validate.rules import check_rows
 from curation.views.privacy import pii_findings
 from curation.views.protected import ProtectedItems
+from curation.views.runs import ScreenDetail
 from curation.views.screen_cache import add_seen, find_seen, keys_of, screening_digest
 from curation.views.vectors import vectors_of
 from curation.workspace import Workspace, checked_answer, label_of, load_cells, load_table
@@ -88,13 +89,16 @@ def leak_findings(
     found, doubts, points = list[Finding](), dict[int, Doubt](), tuple[OperatingPoint, ...]()
     if len(unseen):
         score = _scorer(workspace, protected, allowed, has_labels=has_labels)
-        points = score.prompts.operating_points
+        last = ScreenDetail.latest(workspace.db, "screen")
+        if last and last.operating_point and last.operating_point.digest == digest.hex():
+            score.prompts.resume(tuple(last.operating_point.points.values()))
         for start in range(0, len(unseen), _BATCH):
             batch = unseen[start : start + _BATCH].tolist()
             some, doubtful = score.find([rows[n] for n in batch], [labels[n] for n in batch])
             found, doubts = found + some, doubts | doubtful
             if notify:
                 notify(len(rows) - len(unseen) + start + len(batch))
+        points = score.prompts.operating_points
     if run is not None:
         gone = {finding.seq for finding in found}
         clear = np.array([row.seq not in gone for row in rows])

@@ -1,0 +1,79 @@
+"""The cut by the rows: when rows lower it, and how far."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+
+from curation.leakage.calibration import ENOUGH_ROWS, Scale, cut_by_rows
+from curation.leakage.detector import LeakScreen
+
+SCALE = Scale(np.zeros((200, 2)), np.zeros(2), np.ones(2), cut=6.0, loose=1.0, negatives=np.zeros(200), is_calibrated=True)
+EACH = np.arange(200)
+# Distinct evidence, so that the expected order statistics are exact.
+SECOND = np.linspace(-4.0, 3.0, 200)
+
+
+def test_the_second_best_items_of_rewritten_rows_lower_the_cut() -> None:
+    cut = cut_by_rows(np.full(200, 5.0), SECOND, EACH, SCALE, rate=0.01)
+    assert cut is not None and cut.rows == 200
+    assert (cut.cut < SECOND).mean() <= 0.01
+    # With 200 rows and a rate of .01 the upper end of the interval is beyond the largest negative, so it is the cut of the items.
+    assert cut.low < cut.cut < cut.high == SCALE.cut
+
+
+@pytest.mark.parametrize(("second", "expected"), [(-9.0, SCALE.loose), (9.0, SCALE.cut)])
+def test_the_cut_stays_between_those_of_the_items(second: float, expected: float) -> None:
+    cut = cut_by_rows(np.full(200, 5.0), np.full(200, second), EACH, SCALE, rate=0.01)
+    assert cut is not None and (cut.low, cut.cut) == (expected, expected)
+
+
+def test_rows_without_another_candidate_are_counted() -> None:
+    cut = cut_by_rows(np.full(200, 5.0), np.full(200, -np.inf), EACH, SCALE, rate=0.01)
+    assert cut is not None and cut.cut == SCALE.loose
+
+
+@pytest.mark.parametrize(
+    ("best", "items", "scale"),
+    [
+        (np.full(200, 5.0), EACH // 4, SCALE),  # the same items again and again
+        (np.full(200, 5.0), np.random.default_rng(0).integers(0, 200, 200), SCALE),  # as at random
+        (np.where(EACH < ENOUGH_ROWS - 1, 5.0, 0.0), EACH, SCALE),  # too few rows near the suite
+        (np.full(200, 5.0), EACH, SCALE._replace(is_calibrated=False)),
+    ],
+)
+def test_other_rows_leave_the_cut_of_the_items(best: np.ndarray, items: np.ndarray, scale: Scale) -> None:
+    assert cut_by_rows(best, SECOND, items, scale, rate=0.01) is None
+
+
+def rewritten() -> tuple[list[str], list[str]]:
+    """Return 120 items of a suite and a rewording of each that keeps two of its own words."""
+    rng = random.Random(0)
+    stock = ["".join(rng.choices("abcdefghijklmnoprstuvw", k=7)) for _ in range(500)]
+    frame = rng.sample(stock, 12)
+    items, rows = list[str](), list[str]()
+    for _ in range(120):
+        own = rng.sample(stock, 8)
+        # Items share a frame that the rewordings lose, so items resemble one another more than rows resemble other items.
+        items.append(" ".join(rng.sample(own + rng.sample(frame, 10), 18)))
+        rows.append(" ".join([*rng.sample(own, 2), *(f"x{rng.randrange(10**6)}q" for _ in range(8))]))
+    return items, rows
+
+
+def test_a_rewritten_suite_is_found_at_a_lower_cut_that_a_later_screen_resumes() -> None:
+    items, rows = rewritten()
+    screen = LeakScreen({"suite": items})
+    few = screen.score(rows[:20])
+    assert screen.operating_points[0].rows == 0
+    every = screen.score(rows)
+    (point,) = screen.operating_points
+    assert point.rows >= ENOUGH_ROWS and point.low is not None and point.high is not None
+    assert point.low <= point.cut <= point.high
+    lines = every.to_pylist()
+    wrong = [line for line in lines if line["is_leak"] and line["item"] != line["row"]]
+    assert sum(line["is_leak"] for line in lines[:20]) > sum(few["is_leak"].to_pylist()) and len(wrong) <= 3
+    later = LeakScreen({"suite": items})
+    later.resume(screen.operating_points)
+    assert later.score(rows[:20])["is_leak"].to_pylist() == every["is_leak"].to_pylist()[:20]
