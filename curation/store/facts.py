@@ -259,6 +259,26 @@ def latest_screened(db: sqlite3.Connection, digest: bytes) -> bytes:
     return bytes(row["keys"]) if row else b""
 
 
+def replace_searched(db: sqlite3.Connection, digest: bytes, keys: bytes) -> None:
+    """Store the keys of the rows without PII, in place of all that were stored.
+
+    Args:
+        db: connection to workbench.db.
+        digest: digest of all besides the row that decides.
+        keys: keys of the rows, one after the other.
+    """
+    with db:
+        db.execute("BEGIN IMMEDIATE")
+        db.execute("DELETE FROM searched")
+        db.execute("INSERT INTO searched VALUES (?, ?)", (digest, keys))
+
+
+def load_searched(db: sqlite3.Connection, digest: bytes) -> bytes:
+    """Return the keys of the rows in which the last search under this digest found no PII; empty if there was none."""
+    row = db.execute("SELECT keys FROM searched WHERE digest = ?", (digest,)).fetchone()
+    return bytes(row["keys"]) if row else b""
+
+
 def load_vectors(db: sqlite3.Connection, model: str, texts: Iterable[str]) -> dict[str, bytes]:
     """Return float32 bytes by text, of the texts that a model has embedded.
 

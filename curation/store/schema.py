@@ -53,7 +53,7 @@ CREATE TRIGGER IF NOT EXISTS call_spend_delete AFTER DELETE ON calls BEGIN
 END;
 """
 
-VERSION = 6
+VERSION = 7
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -150,6 +150,8 @@ CREATE TABLE IF NOT EXISTS snapshots (
 CREATE TABLE IF NOT EXISTS locks (name TEXT PRIMARY KEY, owner TEXT NOT NULL, heartbeat REAL NOT NULL) WITHOUT ROWID;
 -- Keys of the texts that a run of the screen found to be no leak, sorted, 16 bytes each, under a digest of all else that decides.
 CREATE TABLE IF NOT EXISTS screened (run INTEGER PRIMARY KEY, digest BLOB NOT NULL, keys BLOB NOT NULL);
+-- Keys of the rows in which the screen found no PII, 16 bytes each, under a digest of the kinds, the countries and the code.
+CREATE TABLE IF NOT EXISTS searched (digest BLOB PRIMARY KEY, keys BLOB NOT NULL) WITHOUT ROWID;
 """
 
 MIGRATIONS: dict[int, str] = {
@@ -194,6 +196,9 @@ CREATE TABLE IF NOT EXISTS rulings (
   response TEXT NOT NULL, updated TEXT NOT NULL, seq INTEGER NOT NULL, user TEXT NOT NULL, status TEXT NOT NULL, body TEXT NOT NULL,
   payload TEXT NOT NULL, form TEXT NOT NULL, simulated INTEGER NOT NULL, run INTEGER NOT NULL, PRIMARY KEY (response, updated)
 ) WITHOUT ROWID;
+""",
+    7: """
+CREATE TABLE IF NOT EXISTS searched (digest BLOB PRIMARY KEY, keys BLOB NOT NULL) WITHOUT ROWID;
 """,
 }
 """SQL that migrates a workbench of the version before to this version."""

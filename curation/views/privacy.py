@@ -7,9 +7,17 @@ setting changes, the original counts again.
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
 
 from curation.config.project import Project
 from curation.distribution.pii import Found, PiiSearch, spans_of
@@ -41,23 +49,63 @@ def pii_search(project: Project) -> PiiSearch:
     return PiiSearch(frozenset(project.screen.pii.kinds), project.screen.pii.regions)
 
 
-def pii_findings(workspace: Workspace, rows: Sequence[Row], *, notify: Callable[[int], None] | None = None) -> list[Finding]:
+def pii_findings(
+    workspace: Workspace, rows: Sequence[Row], *, keep: bool = False, notify: Callable[[int], None] | None = None
+) -> list[Finding]:
     """Find PII and secrets in every text of the rows. A finding drops its row unless `screen.pii` only flags.
+
+    A row is not searched again where a search that was kept found nothing in the same content, for the same kinds and countries, with the
+    same code.
 
     Args:
         workspace: the open project.
         rows: to search.
+        keep: store which of these rows, and no others, hold nothing.
         notify: called with the number of finished rows.
     """
     settings, search, found = workspace.project.screen.pii, pii_search(workspace.project), list[Finding]()
     if settings.action == "off":
         return found
-    for n, row in enumerate(rows):
+    digest = search_digest(search)
+    keys, is_known = known_clear(workspace, rows, digest)
+    has_pii = np.zeros(len(rows), np.bool_)
+    for n in np.flatnonzero(~is_known).tolist():
+        row = rows[n]
         if spans := [span for text in texts_of(row.record) if text for span in spans_of(text, search)]:
             found.append(Finding(row.seq, "screen", FindingKind.PII, settings.action != "flag", evidence=_evidence(spans)))
+            has_pii[n] = True
         if notify and n % _EVERY == _EVERY - 1:
             notify(n + 1)
+    if keep and not is_known.all():
+        facts.replace_searched(workspace.db, digest, keys[~has_pii].tobytes())
     return found
+
+
+def known_clear(
+    workspace: Workspace, rows: Sequence[Row], digest: bytes
+) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, np.dtype[np.bool_]]]:
+    """Return 128 bits for each row's content under a digest, and a mask of the rows in which the last search found nothing."""
+    # The content is hashed and not the id taken, so that a row that was altered in the workbench is searched.
+    keys = np.frombuffer(b"".join(hashlib.blake2b(row.body, digest_size=16, key=digest).digest() for row in rows), "S16")
+    return keys, np.isin(keys, np.frombuffer(facts.load_searched(workspace.db, digest), "S16"))
+
+
+def search_digest(search: PiiSearch) -> bytes:
+    """Return a digest of all besides the row that decides what is found: kinds, countries, code and libraries."""
+    shaping = [sorted(search.kinds), list(search.regions), _code_digest()]
+    return hashlib.sha256(orjson.dumps(shaping)).digest()
+
+
+@cache
+def _code_digest() -> str:
+    """Return a digest of the code, the lists and the versions of the libraries that find PII."""
+    package = Path(__file__).parents[1]
+    hashed = hashlib.sha256()
+    for path in (package / "distribution/pii.py", package / "distribution/secrets.yaml", package / "quality/privacy.py"):
+        hashed.update(path.read_bytes() + b"\0")
+    for library in ("phonenumberslite", "python-stdnum", "bc-detect-secrets"):
+        hashed.update(f"{library} {version(library)}\0".encode())
+    return hashed.hexdigest()
 
 
 def search_and_mask(state: ProjectState, *, notify: Callable[[int], None] | None = None) -> PiiFindings:
@@ -70,7 +118,7 @@ def search_and_mask(state: ProjectState, *, notify: Callable[[int], None] | None
         return PiiFindings()
     given_up = facts.replaced_seqs(workspace.db)
     rows = [row for row in state.row_by_seq.values() if row.seq not in given_up]
-    found = pii_findings(workspace, rows, notify=notify)
+    found = pii_findings(workspace, rows, keep=True, notify=notify)
     words = f"PII or secrets in {len(found):,} of {len(rows):,} rows"
     if workspace.project.screen.pii.action != "mask" or not found:
         return PiiFindings(found, f"{words}." if found else "")

@@ -15,6 +15,7 @@ from curation import api as stages
 from curation.store import facts, records
 from curation.store.database import open_store
 from curation.template import write_template
+from curation.views import privacy
 from curation.workspace import open_workspace
 
 TOKEN = "ghp_" + "wWPw5k4aXcaT4fNP0UcnZwJUVFk6LO0pINUx"
@@ -88,6 +89,31 @@ def test_the_last_gate_stops_pii_that_no_screen_has_seen(garden: Path) -> None:
     assert made.counts["stopped_at_last_gate"] == {"pii": 4}
     rows = [row for split in ("train", "validation", "test") for row in read_rows(Path(made.counts["path"]), split)]
     assert len(rows) == 31 and not [value for value in HIDDEN if value in json.dumps(rows)]
+
+
+def test_a_row_without_pii_is_searched_once_and_again_when_content_or_kinds_change(garden: Path) -> None:
+    def searched() -> int:
+        """Return how many rows a search would read."""
+        with open_workspace(garden) as workspace:
+            rows = records.list_rows(workspace.db, "instruction")
+            digest = privacy.search_digest(privacy.pii_search(workspace.project))
+            return len(rows) - int(privacy.known_clear(workspace, rows, digest)[1].sum())
+
+    set_action(garden, "flag")
+    assert searched() == 35
+    first = stages.screen(garden)
+    assert searched() == 4
+    (garden / "more.jsonl").write_text(json.dumps({"prompt": "Who waters it?", "completion": f"Ask {MAIL}.", "label": "bed"}) + "\n")
+    stages.import_rows(garden, garden / "more.jsonl")
+    assert searched() == 5
+    assert (first.counts["findings"]["pii"], stages.screen(garden).counts["findings"]["pii"]) == (4, 5)
+    with open_store(garden) as db:
+        seq, body = db.execute("SELECT seq, body FROM records WHERE CAST(body AS TEXT) LIKE '%In April and in May.%'").fetchone()
+        db.execute("UPDATE records SET body = ? WHERE seq = ?", (bytes(body).replace(b"In April", MAIL.encode()), seq))
+    assert searched() == 6
+    path = garden / "project.yaml"
+    path.write_text(re.sub(r"(?m)^    regions: .*$", "    regions: [FR]", path.read_text()))
+    assert searched() == 36
 
 
 def test_a_masked_row_takes_the_place_of_its_original_in_everything_that_leaves(garden: Path) -> None:
