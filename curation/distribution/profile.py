@@ -86,7 +86,7 @@ def find_languages(texts: Sequence[str] | pa.Array) -> pa.Table:
         head = text[:_READ]
         if head in known:
             continue
-        is_ideographic = sum(c > "\u2e7f" and c.isalpha() for c in head) >= _IDEOGRAPHS
+        is_ideographic = not head.isascii() and sum(c > "\u2e7f" and c.isalpha() for c in head) >= _IDEOGRAPHS
         if sum(map(str.isalpha, head)) < _LETTERS and not is_ideographic:
             known[head] = UNKNOWN, 0.0
             continue
