@@ -72,7 +72,9 @@ def distinctive_terms(groups: Sequence[Iterable[str]], *, most: int = 6) -> list
     A term counts once per text, so that one long text cannot name a group.
     """
     counts = [Counter(term for text in group for term in set(_terms(text))) for group in groups]
-    everywhere = sum(counts, Counter[str]())
+    everywhere = Counter[str]()
+    for count in counts:
+        everywhere.update(count)  # `sum` would copy the growing total for each group
     mean = sum(everywhere.values()) / max(1, len(counts))
     named = []
     for count in counts:
