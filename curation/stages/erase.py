@@ -52,7 +52,7 @@ def erase(folder: Path, identity: str, *, reason: str) -> StageResult:
         record = parse_record(body)
         texts = erasing.own_texts(db, seq, _texts_of(record))
         quoted = Quoted(tuple(texts), tuple(_fragments(texts)))
-        runs.forget_details(db, ("describe", "compare"))  # they show single rows
+        shown = runs.forget_details(db, ("describe", "compare"))
         renewed = call_stats.forget_asks(db, quoted.fragments)
         calls = erasing.redact_calls(db, quoted, slot=records.ids_of(db)[seq])
         values = erasing.redact_tables(db, quoted)
@@ -73,6 +73,8 @@ def erase(folder: Path, identity: str, *, reason: str) -> StageResult:
         notes.append("Another process has the workbench open; the text leaves the disk when that process ends.")
     if renewed:
         notes.append(f"Requests without a response that quoted it and will be built again: {renewed:,}.")
+    if shown:
+        notes.append("The results of `curate describe` and `curate compare` showed single rows and were removed too. Run them again.")
     if shared := len(_texts_of(record)) - len(texts):
         notes.append(f"{shared:,} of its texts are also in other rows, so they stay where they are quoted.")
     found, said = _describe(folder, searched)
