@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import pytest
 
 from curation.errors import SnapshotError
 from curation.snapshot import Snapshot, load_snapshot
-from tests.support import zygote
+from tests.conftest import ROOT
 from tests.support.training_families import SIZE, build_family
 from tests.support.training_samples import SYSTEM, TRAINER, check_and_train, instruction, load_run, pair, run_settings
 from training.data import kept_rows, load_splits, to_dataset
@@ -204,8 +206,10 @@ def test_wandb_run_has_name_project_and_the_digest_of_its_snapshot(project: Path
     run = load_run(project, "w.yaml", run_settings(output="w", trainer=trainer, logger="wandb"))
     environment = {**os.environ, "PYTHONPATH": str(tmp_path / "fake"), "FAKE_WANDB": str(tmp_path / "calls.jsonl"), "WANDB_MODE": "offline"}
     environment.pop("WANDB_PROJECT", None)
+    environment["PYTHONPATH"] += f"{os.pathsep}{ROOT}"
     for verb in ("preflight", "sft"):
-        done = zygote.run("training", verb, run.source, env=environment)
+        # A fresh process: transformers looks for wandb when it is imported.
+        done = subprocess.run([sys.executable, "-m", "training", verb, str(run.source)], env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
     calls = [json.loads(line) for line in (tmp_path / "calls.jsonl").read_text().splitlines()]
     snapshot = open_verified(project, "instruction").manifest
