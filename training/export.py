@@ -153,16 +153,16 @@ def _read_back(file: Path, texts: list[list[int]], tokenizer: Any, *, dtype: Fil
     found: dict[str, Any] = {
         "pretrained_model_name_or_path": str(file.parent),
         "gguf_file": file.name,
-        "trust_remote_code": False,
         "local_files_only": True,
     }
-    other = AutoTokenizer.from_pretrained(**found)
+    other = AutoTokenizer.from_pretrained(**found, trust_remote_code=False)
     for ids in texts:
         text = tokenizer.decode(ids)
         if other(text, add_special_tokens=False)["input_ids"] != tokenizer(text, add_special_tokens=False)["input_ids"]:
             raise TrainingError(file.name, "its tokenizer gives other tokens than the model's", "convert the merged model with llama.cpp")
     model: Any = AutoModelForCausalLM.from_pretrained(
         **found,
+        trust_remote_code=False,
         quantization_config=GgufConfig(dequantize=True),
         dtype=torch.float32 if dtype == "f32" else torch.bfloat16,
         device_map={"": 0 if torch.cuda.is_available() else "cpu"},
