@@ -83,7 +83,7 @@ def print_snapshots(found: Sequence[ListedSnapshot], as_json: bool) -> None:
         values = [asdict(one.line) | {"published": list(one.published)} for one in found]
         print(to_json(mask_values({"snapshots": values})))
         return
-    _print_line(f"list: {len(found):,} snapshots")
+    _print_line(f"list: {len(found):,} snapshot{'' if len(found) == 1 else 's'}")
     lines = []
     for one in found:
         line = one.line

@@ -103,10 +103,11 @@ def load_snapshot(
     if manifest is None or signer is None:
         first, more = checked.problems[0], len(checked.problems) - 1
         fact = f"{first.fact} ({more} more)" if more else first.fact
-        known = checked.status != "no snapshot"
-        raise SnapshotError(
-            str(path / first.file), fact, command("curate", "verify", path) if known else "name a folder that `curate snapshot` wrote"
-        )
+        next_step = {
+            "no snapshot": "name a folder that `curate snapshot` wrote",
+            "withdrawn": "use a later version, which `curate snapshot` writes without these rows",
+        }.get(checked.status, command("curate", "verify", path))
+        raise SnapshotError(str(path / first.file), fact, next_step)
     if kind is not None and manifest.kind != kind:
         raise SnapshotError(str(path), f"holds {manifest.kind} rows; {kind} rows are needed here", f"name a snapshot of {kind} rows")
     return Snapshot(path, manifest, signer, checked.key)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from curation.snapshot.hub import is_hub, parse_address
 from curation.snapshot.keys import find_trusted_keys
 from curation.snapshot.manifest import read_manifest
 from curation.snapshot.transport import Say, fetch_snapshot
@@ -22,8 +23,10 @@ def fetch(source: str, folder: Path, *, keys: Sequence[Path] = (), say: Say = la
         say: prints progress.
 
     Raises:
-        SnapshotError: nothing complete is published there, or the snapshot may not be used.
+        SnapshotError: the address names no repository of snapshots, nothing complete is published there, or the snapshot may not be used.
     """
+    if is_hub(source):
+        parse_address(source.partition("@")[0], content="snapshot")
     path = fetch_snapshot(source, folder, trusted_keys=[*keys, *find_trusted_keys()], say=say)
     manifest = read_manifest(path)
     counts = {"path": str(path), "digest": manifest.digest.root, "signer": read_signer(path), "licence": manifest.licence}

@@ -314,6 +314,9 @@ def test_the_hub_refuses_other_content_public_repositories_and_foreign_names(sig
     }.items():  # fmt: skip
         with pytest.raises(SnapshotError, match=said):
             publish(signed, f"hf://{name}")
+    for address in ("hf://nothing", "hf://own/model@v1"):
+        with pytest.raises(SnapshotError, match=r"not the address.*use hf://datasets/ORG/NAME"):
+            fetch(address, signed.parent / "got")
     assert len(hub_here.repos["datasets/own/other"].commits) == len(hub_here.repos["datasets/own/open"].commits) == 1
 
 

@@ -121,7 +121,7 @@ def test_a_withdrawn_row_stops_its_snapshots_and_enters_no_later_one(garden: Bed
     stages.sign(second)
     assert not set(gone) & {row for split in ("train", "validation", "test") for row in ids_in(second, split)}
     assert stages.verify(second, deep=True).counts["verified"] and read_manifest(second).rows == 38
-    with pytest.raises(SnapshotError, match="were withdrawn"):
+    with pytest.raises(SnapshotError, match=r"were withdrawn.*use a later version"):
         stages.publish(first, f"file://{tmp_path}/shared")
 
 
