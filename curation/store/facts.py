@@ -287,11 +287,14 @@ def load_vectors(db: sqlite3.Connection, model: str, texts: Iterable[str]) -> di
         model: name and revision of the embedding model.
         texts: texts to look up.
     """
-    out = {}
-    for text in texts:
-        row = db.execute("SELECT vector FROM vectors WHERE text = ? AND model = ?", (text_key(text), model)).fetchone()
-        if row is not None:
-            out[text] = row["vector"]
+    out = dict[str, bytes]()
+    # Many keys in one statement: one statement a text took a quarter longer.
+    named = {text_key(text): text for text in texts}
+    keys = list(named)
+    for start in range(0, len(keys), 500):
+        part = keys[start : start + 500]
+        wanted = f"SELECT text, vector FROM vectors WHERE model = ? AND text IN ({', '.join('?' * len(part))})"
+        out |= {named[row["text"]]: row["vector"] for row in db.execute(wanted, (model, *part))}
     return out
 
 

@@ -25,7 +25,7 @@ from curation.distribution.profile import (
     measure_lengths,
     spread_of,
 )
-from curation.distribution.topics import find_topics
+from curation.distribution.topics import _common_words, find_topics
 from curation.errors import ProjectError
 from tests.conftest import shared
 
@@ -218,6 +218,12 @@ def test_no_name_of_a_topic_holds_personal_data() -> None:
     texts = [f"my card was stolen, mail john.doe@acme.co.uk {n}" for n in range(20)] + [f"what is the rate {n}" for n in range(20)]
     table = find_topics(texts, blobs(2, 20), topics=2).table
     assert "john" not in str(table.to_pylist()) and "stolen" in str(table["terms"].to_pylist())
+
+
+def test_stop_words_are_those_of_scikit_learn() -> None:
+    from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
+
+    assert _common_words() > ENGLISH_STOP_WORDS
 
 
 def test_topics_of_equal_rows_are_one() -> None:
