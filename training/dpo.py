@@ -82,7 +82,13 @@ def config_settings(run: RunFile) -> dict[str, JsonValue]:
 
 def adjust_trainer(trainer: Any) -> None:
     """Add the gate of the first step and give the policy the reference's exact weights."""
-    add_first_step_gate(trainer, lambda logs: (preference_loss(trainer, logs), float(logs["rewards/margins"])), expected=math.log(2))
+
+    def read(logs: Mapping[str, Any]) -> tuple[float, float]:
+        # Only the sigmoid loss has a known value for equal models, so with others the margin alone is checked.
+        is_known = trainer.loss_types == ["sigmoid"] and trainer.loss_weights == [1.0]
+        return preference_loss(trainer, logs) if is_known else math.log(2), float(logs["rewards/margins"])
+
+    add_first_step_gate(trainer, read, expected=math.log(2))
     start_at_reference(trainer.model)
 
 

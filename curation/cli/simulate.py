@@ -110,6 +110,7 @@ def simulate_data(
     rows: Annotated[int, typer.Option(min=50, help="Number of rows.")] = 560,
     test: Annotated[int, typer.Option(min=10, help="Number of protected phrases.")] = 240,
     labels: Annotated[int, typer.Option(min=2, help="Number of categories.")] = 24,
+    pairs: Annotated[int, typer.Option(min=0, help="Preference pairs: the category and another one of its chapter.")] = 0,
     sample: Annotated[int, typer.Option(min=10, help="Rows that people review, besides those with a suspected label.")] = 80,
     argilla: Annotated[str | None, typer.Option(help="Folder of `argilla-setup up --home`, relative to the project.")] = None,
     annotator: Annotated[list[str] | None, typer.Option(help="User name of an annotator; repeatable.")] = None,
@@ -125,7 +126,7 @@ def simulate_data(
     from curation.errors import command
     from curation.simulation.raw_data import RawOptions, write_project
 
-    options = RawOptions(rows=rows, test=test, labels=labels, seed=seed)
+    options = RawOptions(rows=rows, test=test, labels=labels, pairs=pairs, seed=seed)
     counts = write_project(
         folder,
         log,
@@ -139,6 +140,6 @@ def simulate_data(
     next_step = command("curate", "import", folder, folder / "raw.csv", "--column", "prompt=phrase", "--column", "completion=category")
     text = (
         f"{folder}: {counts['rows']} rows ({counts['wrong_labels']} wrong labels, {counts['near_copies']} near-copies), "
-        f"{counts['protected']} protected phrases. Next: {next_step}"
+        f"{counts['pairs']} pairs, {counts['protected']} protected phrases. Next: {next_step}"
     )
     print_values(counts, text, json=as_json)

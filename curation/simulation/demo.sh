@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Run the whole workflow on this machine with public commands only: from a brief to an evaluated adapter.
+# Run the whole workflow on this machine with public commands only: from a brief to a signed snapshot, and from raw rows to an evaluated adapter.
 #
 #     bash demo.sh FOLDER          QUICK=1 for small counts
 #
@@ -16,7 +16,7 @@ project=$demo/project argilla=$demo/argilla log=$demo/standin
 sorting=$demo/sorting uncurated=$demo/sorting-uncurated answers=$demo/standin-sorting
 export SEEDCORN_CONFIG_DIR=$demo/config TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(nproc)}
-if [[ -n ${QUICK:-} ]]; then instructions=130 pairs=48 epochs=0.5 dpo_epochs=0.5 items=24 controls=12 raw_rows=240 labels=10 phrases=40 sample=40 raw_epochs=0.5; else instructions=280 pairs=110 epochs=0.5 dpo_epochs=0.5 items=30 controls=24 raw_rows=480 labels=24 phrases=240 sample=80 raw_epochs=3; fi
+if [[ -n ${QUICK:-} ]]; then instructions=130 pairs=48 controls=12 raw_rows=240 corrections=60 labels=10 phrases=40 sample=40 epochs=0.5; else instructions=280 pairs=110 controls=24 raw_rows=480 corrections=140 labels=24 phrases=240 sample=80 epochs=3; fi
 
 short() { local text="$*"; text=${text//"$demo/"/}; echo "${text//"$here/"/}"; }
 
@@ -28,11 +28,13 @@ run() {
   start=$(date +%s.%N)
   (cd "$demo" && "$@") || code=$?
   end=$(date +%s.%N)
-  printf '{"verb": "%s", "seconds": %.3f, "exit": %d}\n' "$step" "$(echo "$end - $start" | bc -l 2>/dev/null || awk "BEGIN{print $end - $start}")" "$code" >>"$demo/steps.jsonl"
+  printf '{"verb": "%s", "seconds": %.3f, "exit": %d, "beside": %s}\n' "$step" "$(awk "BEGIN{print $end - $start}")" "$code" $in_background >>"$demo/steps.jsonl"
   return $code
 }
 
+beside='' in_background=false
 stop() {
+  [[ -z $beside ]] || kill -- -"$beside" 2>/dev/null || true
   curate simulate stop "$project" >/dev/null 2>&1 || true
   argilla-setup down --home "$argilla" >/dev/null 2>&1 || true
 }
@@ -41,19 +43,33 @@ trap 'echo; echo "Stopped. Run the same command again to continue."; exit 130' I
 
 latest() { ls -d "${2:-$project}/snapshots/$(basename "${2:-$project}")-$1-v"* 2>/dev/null | sort -V | tail -n 1; }
 
+# edit FILE SED_OPTION...: change a configuration file.
+edit() { local file=$1; shift; sed -i.bak "$@" "$file" && rm "$file.bak"; }
+
 # freeze PROJECT KIND WHAT_IF_NOT SED: freeze the approved rows; if the certificate does not meet its policy, change the policy and say so.
 freeze() {
   if ! run "curate snapshot" "Freeze the approved $2 rows after a last run of the gates" curate snapshot "$1" --kind "$2"; then
     echo "The certificate does not meet its policy (the reason is above). The demo continues $3."
-    sed -i.bak "$4" "$1/project.yaml" && rm "$1/project.yaml.bak"
+    edit "$1/project.yaml" "$4"
     run "curate snapshot" "Freeze the approved $2 rows $3" curate snapshot "$1" --kind "$2"
   fi
 }
 
 echo "Seedcorn demo in $(short "$demo")${QUICK:+ (small counts)}. No data leaves this machine."
+# A first search compiles the loops that look for duplicates and leaks; later ones find them in the cache.
+compile() {
+  curate simulate data "$demo/.first" --log "$demo/.first-log" --rows 60 --labels 4 --test 12
+  curate import "$demo/.first" "$demo/.first/raw.csv" --column prompt=phrase --column completion=category --source raw-rows --written-by people
+  curate dedup "$demo/.first"
+  curate screen "$demo/.first"
+  rm -rf "$demo/.first" "$demo/.first-log"
+}
 if [[ ! -f $demo/steps.jsonl ]]; then
-  echo "Building the review server's environment first (once, about a minute). Timing starts after that."
+  echo "Building the review server's environment and compiling first (once, about a minute). Timing starts after that."
+  rm -rf "$demo/.first" "$demo/.first-log"
+  compile >/dev/null 2>&1 &
   argilla-setup up --detach --home "$argilla" --port 0 >/dev/null && argilla-setup down --home "$argilla" >/dev/null
+  wait $! || true
 fi
 
 run "argilla-setup up" "Start Argilla for human review: a private server with generated passwords" \
@@ -66,8 +82,7 @@ if [[ ! -f $project/project.yaml ]]; then
     --adjudicator simulated-adjudicator
   echo "In project.yaml: review.accept asks for a certificate, review.calibrate shows annotators some rows below the judge's cut"
   # A demo has few rows and few control rows, so it can show only a high bound.
-  sed -i.bak -e 's/^  # accept: .*/  accept: {max_error: 0.4}/' -e 's/^  # calibrate: [0-9]*/  calibrate: 30/' "$project/project.yaml"
-  rm "$project/project.yaml.bak"
+  edit "$project/project.yaml" -e 's/^  # accept: .*/  accept: {max_error: 0.4}/' -e 's/^  # calibrate: [0-9]*/  calibrate: 30/'
 fi
 run "curate standin start" "Start the mock provider as teacher and judge; it plants known defects" \
   curate simulate start "$project" --log "$log"
@@ -86,8 +101,7 @@ if [[ ! -f $project/controls.csv ]]; then
       curate keep "$project" --file "$project/known-bad.csv" --reason "control rows, known to be bad" --yes
   fi
 fi
-sed -i.bak 's/^  # control: .*/  control: {file: controls.csv, rate: 0.15}/' "$project/project.yaml"
-rm "$project/project.yaml.bak"
+edit "$project/project.yaml" 's/^  # control: .*/  control: {file: controls.csv, rate: 0.15}/'
 for name in simulated-reviewer-1 simulated-reviewer-2; do
   run "argilla-setup users" "Create an account for a simulated annotator" argilla-setup users add $name --workspace project --home "$argilla"
 done
@@ -118,31 +132,24 @@ run "curate export" "Export the same rows for another trainer" \
   curate export "$(latest instruction)" --format alpaca --out "$demo/train.alpaca.jsonl" --key "$demo/config/keys/signing.pub"
 run "curate report" "Write one page: what was dropped, why, and the cost" curate report "$project"
 
-run "train prepare-model" "Unpack a small base model, SmolLM2-135M-Instruct" train prepare-model "$demo/model"
-run "train init" "Write the run files: SFT first, then DPO, never both in one run" \
-  train init "$project/runs" --project "$project" --model "$demo/model" --key "$demo/config/keys/signing.pub" --epochs $epochs --dpo-epochs $dpo_epochs --items $items --allow-simulated-review --sft-not-converged "the SFT run of the demo takes minutes and is stopped early"
-run "train preflight" "Check snapshot, signature, license, memory and evaluation set before training" train preflight "$project/runs/sft.yaml"
-run "train sft" "Train with QLoRA on the approved examples; stop when the validation loss stops falling" train sft "$project/runs/sft.yaml"
-run "train eval" "Evaluate the base model on held-out phrases" train eval "$project/runs/sft.yaml" --base
-run "train eval" "Evaluate the SFT model on the same phrases" train eval "$project/runs/sft.yaml"
-run "train preflight" "Run the same checks for DPO" train preflight "$project/runs/dpo.yaml"
-run "train dpo" "Train DPO from the SFT adapter, with the SFT policy as the reference" train dpo "$project/runs/dpo.yaml"
-run "train eval" "Evaluate the DPO model on the same phrases" train eval "$project/runs/dpo.yaml"
-run "train trace" "Trace the adapter to its snapshot" train trace "$project/runs/dpo"
 row=$(python -c 'import json,sys; print(json.loads(open(sys.argv[1]).readline())["id"])' "$demo/train.alpaca.jsonl")
-run "curate trace" "Trace one of its rows to the teacher's request" curate trace "$project" "$row"
+run "curate trace" "Trace one of the exported rows to the teacher's request" curate trace "$project" "$row"
 run "curate status" "Show the state of the project" curate status "$project"
 
 printf '\n\033[1m# Does curation pay? The same model is trained on equally many rows of one data set: as it was brought, and curated\033[0m\n'
 if [[ ! -f $uncurated/project.yaml ]]; then
-  run "curate standin data" "Write labelled rows as people bring them: a fifth has a wrong label, a fifth are near-copies" \
-    curate simulate data "$sorting" --log "$answers" --rows $raw_rows --labels $labels --test $phrases --sample $sample \
+  run "curate standin data" "Write labelled rows as people bring them, a fifth with a wrong label, a fifth near-copies; and corrections of other rows" \
+    curate simulate data "$sorting" --log "$answers" --rows $raw_rows --pairs $corrections --labels $labels --test $phrases --sample $sample \
     --argilla ../argilla --annotator simulated-reviewer-1 --annotator simulated-reviewer-2 \
     --adjudicator simulated-adjudicator --uncurated "$uncurated"
 fi
 for folder in "$sorting" "$uncurated"; do
   run "curate import" "Import the rows" curate import "$folder" "$folder/raw.csv" --column prompt=phrase --column completion=category \
     --source raw-rows --license CC0-1.0 --written-by people
+  if [[ $folder == "$sorting" ]]; then
+    run "curate import" "Import the corrections as preference pairs: the right category beside the proposed one" curate import "$folder" \
+      "$folder/pairs.csv" --column prompt=phrase --source corrections --license CC0-1.0 --written-by people
+  fi
   run "curate dedup" "Find duplicates" curate dedup "$folder"
   run "curate screen" "Find leaks of the protected phrases, and labels that their neighbours contradict" curate screen "$folder"
 done
@@ -160,10 +167,16 @@ review_sorting() {
   run "curate pull" "Fetch the adjudicator's answers" curate pull "$sorting"
 }
 review_sorting "suspected labels and a random sample"
-if [[ -z $(latest instruction "$sorting") ]] && ! run "curate snapshot" "Freeze the rows if the sample shows that few of the others are bad" \
-  curate snapshot "$sorting" --kind instruction; then
+freeze_sorting() {
+  local kind
+  for kind in instruction preference; do
+    [[ -n $(latest $kind "$sorting") ]] || run "curate snapshot" "Freeze the $kind rows if the sample shows that few of the others are bad" \
+      curate snapshot "$sorting" --kind $kind || return 1
+  done
+}
+if ! freeze_sorting; then
   echo "The sample shows too many bad rows (above), so people read every row: review.mode becomes all."
-  sed -i.bak -e 's/^  mode: sample /  mode: all    /' -e 's/^  sample: /  # sample: /' -e 's/^  accept: /  # accept: /' "$sorting/project.yaml" && rm "$sorting/project.yaml.bak"
+  edit "$sorting/project.yaml" -e 's/^  mode: sample /  mode: all    /' -e 's/^  sample: /  # sample: /' -e 's/^  accept: /  # accept: /'
   review_sorting "the other rows"
 fi
 run "curate decide" "Decide on the rows that are not curated" curate decide "$uncurated"
@@ -172,29 +185,57 @@ if [[ -z $(latest instruction "$uncurated") ]]; then
     --where "reason IN ('exact', 'near')" --reason "not curated, for comparison" --yes
 fi
 for folder in "$sorting" "$uncurated"; do
-  if [[ -z $(latest instruction "$folder") ]]; then
-    run "curate snapshot" "Freeze the approved rows" curate snapshot "$folder" --kind instruction
-  fi
-  run "curate sign" "Sign the snapshot" curate sign "$(latest instruction "$folder")"
+  for kind in instruction preference; do
+    [[ $folder == "$sorting" || $kind == instruction ]] || continue
+    if [[ -z $(latest $kind "$folder") ]]; then
+      run "curate snapshot" "Freeze the approved $kind rows" curate snapshot "$folder" --kind $kind
+    fi
+    run "curate sign" "Sign the snapshot" curate sign "$(latest $kind "$folder")"
+  done
 done
+
+run "train prepare-model" "Unpack a small base model, SmolLM2-135M-Instruct" train prepare-model "$demo/model"
 # The number of training rows of the smaller snapshot: both models get equally many.
 most=$(python -c 'import json, sys; print(min(json.load(open(f"{folder}/manifest.json"))["splits"]["train"]["rows"] for folder in sys.argv[1:]))' \
   "$(latest instruction "$sorting")" "$(latest instruction "$uncurated")")
 for folder in "$sorting" "$uncurated"; do
-  run "train init" "Write the run file" train init "$folder/runs" --project "$folder" --model "$demo/model" --method sft \
-    --key "$demo/config/keys/signing.pub" --items $phrases --allow-simulated-review
-  # Short answers of a small model: a higher learning rate, larger batches, no quantization, and rows that nobody has read.
-  sed -i.bak -e 's/learning_rate: .*/learning_rate: 2.0e-3/' -e 's/num_train_epochs: .*/num_train_epochs: '"$raw_epochs"'/' \
-    -e 's/per_device_train_batch_size: .*/per_device_train_batch_size: 16/' -e 's/^require: .*/require: {review: none}/' \
-    -e 's/^  every_steps: .*/  every_steps: 15/' -e "s/^seed: .*/rows: {most: $most}\nquantization: {kind: none}\nseed: 7/" "$folder/runs/sft.yaml"
-  rm "$folder/runs/sft.yaml.bak"
-  run "train preflight" "Check the run: equally many rows, the same settings and steps" train preflight "$folder/runs/sft.yaml"
-  run "train sft" "Train on $most rows" train sft "$folder/runs/sft.yaml"
-  if [[ $folder == "$sorting" ]]; then
-    run "train eval" "Evaluate the base model on the protected phrases" train eval "$folder/runs/sft.yaml" --base
-  fi
-  run "train eval" "Evaluate the trained model on the same phrases" train eval "$folder/runs/sft.yaml"
+  run "train init" "Write the run files: SFT first, then DPO, never both in one run" train init "$folder/runs" --project "$folder" --model "$demo/model" \
+    --key "$demo/config/keys/signing.pub" --items $phrases --epochs $epochs --allow-simulated-review \
+    --sft-not-converged "both models are trained for the same number of steps"
+  # Short answers of a small model: a higher learning rate and larger batches. Nobody has read the uncurated rows. Each protected phrase
+  # has a rival, which says more than the few pairs of the test split.
+  edit "$folder/runs/sft.yaml" -e 's/learning_rate: .*/learning_rate: 2.0e-3/' -e 's/per_device_train_batch_size: .*/per_device_train_batch_size: 16/' \
+    -e 's/^require: .*/require: {review: none}/' -e 's/^  every_steps: .*/  every_steps: 15/' -e '/preference_snapshot: /d' \
+    -e "s/^seed: .*/rows: {most: $most}\nseed: 7/"
+  run "train preflight" "Check snapshot, signature, licence, memory and evaluation set: equally many rows, the same settings and steps" \
+    train preflight "$folder/runs/sft.yaml"
 done
+# Answers of three words become unlikely together with the rejected ones, so the loss also trains on the chosen answers.
+edit "$sorting/runs/dpo.yaml" -e 's/learning_rate: .*/learning_rate: 1.0e-4\n  loss_type: [sigmoid, sft]/' -e 's/per_device_train_batch_size: .*/per_device_train_batch_size: 8/' \
+  -e 's/^require: .*/require: {review: sample}/' -e 's/^  every_steps: .*/  every_steps: 6/' -e '/preference_snapshot: /d'
+# The uncurated rows are trained on beside the curated ones: two processes with half of the cores use them better than one with all.
+OMP_NUM_THREADS=$(((OMP_NUM_THREADS + 1) / 2))
+set -m  # a process group of its own, which `stop` ends
+(
+  trap - EXIT INT TERM
+  in_background=true
+  run "train eval" "Evaluate the base model on the protected phrases" train eval "$sorting/runs/sft.yaml" --base
+  run "train sft" "Train on $most uncurated rows" train sft "$uncurated/runs/sft.yaml"
+  run "train eval" "Evaluate that model on the same phrases" train eval "$uncurated/runs/sft.yaml"
+) </dev/null >"$demo/beside.log" 2>&1 &
+beside=$!
+set +m
+echo "The base model is evaluated and the uncurated rows are trained on at the same time (shown below)."
+run "train sft" "Train with QLoRA on $most curated rows; stop when the validation loss stops falling" train sft "$sorting/runs/sft.yaml"
+run "train eval" "Show the evaluation of the base model" train eval "$sorting/runs/sft.yaml" --base
+run "train eval" "Evaluate the model of the curated rows on the protected phrases" train eval "$sorting/runs/sft.yaml"
+run "train preflight" "Run the same checks for DPO" train preflight "$sorting/runs/dpo.yaml"
+run "train dpo" "Train DPO from the SFT adapter, with the SFT policy as the reference" train dpo "$sorting/runs/dpo.yaml"
+wait "$beside" || { cat "$demo/beside.log"; exit 1; }
+beside=
+cat "$demo/beside.log"
+run "train eval" "Evaluate the DPO model on the same phrases" train eval "$sorting/runs/dpo.yaml"
+run "train trace" "Trace the adapter to its snapshots" train trace "$sorting/runs/dpo"
 run "train compare" "Compare the two models, phrase by phrase" train compare "$sorting/runs/sft" "$uncurated/runs/sft"
 run "train report" "Write the page of the run with curated rows: losses, evaluation, answers side by side" train report "$sorting/runs/sft"
 train compare "$sorting/runs/sft" "$uncurated/runs/sft" --json >"$demo/comparison.json"
@@ -204,7 +245,7 @@ python -m curation.simulation.scorecard "$demo"
 cat <<TXT
 
 Everything is in $(short "$demo"): summary.json, project/report.html and
-sorting/runs/sft/report.html (open them), project/snapshots, project/runs.
+sorting/runs/sft/report.html (open them), project/snapshots, sorting/runs.
 Review by hand:   argilla-setup up --home $(short "$argilla")
                   log in as owner; password in $(short "$argilla")/secrets.json
                   (passwords of annotators: $(short "$argilla")/users/*.json)

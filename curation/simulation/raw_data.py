@@ -1,7 +1,8 @@
 """A raw data set as people bring one: ICD-10-CM phrases with their categories, wrong labels and near-copies among them.
 
-The demo curates it and trains the same model on equally many raw and curated rows. The right answers go to a folder outside the project,
-where only the simulated annotators read them; the gates do not.
+The demo curates it and trains the same model on equally many raw and curated rows. Corrections of other phrases, the right category beside
+the one that was proposed, are the preference pairs of DPO. The right answers go to a folder outside the project, where only the simulated
+annotators read them; the gates do not.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from curation.template.icd10 import read_phrases
 
 ANSWERS_FILE = "answers.csv"
 """File of the log folder with the right completion of every prompt."""
+PAIRS_FILE = "pairs.csv"
+"""File of the project with the pairs."""
 TRUTH_FILE = "raw-truth.csv"
 """File of the log folder with the planted error of every row."""
 SYSTEM = "Name the category."
@@ -88,6 +91,10 @@ class RawOptions:
     """Share of the wrong names that are of the same chapter; the others are drawn from all."""
     copies: float = 0.2
     """Share of the rows that are near-copies of others, with their labels."""
+    pairs: int = 0
+    """Preference pairs about phrases that are in no row: the category and another one of its chapter."""
+    swapped: float = 0.1
+    """Share of the pairs that prefer the wrong category."""
     seed: int = 7
     source: Path | None = None
     """CSV file with the columns text and category to draw from; None draws from the code table."""
@@ -103,7 +110,7 @@ class Phrase:
 
 
 def write_raw_data(folder: Path, log: Path, options: RawOptions = RawOptions()) -> dict[str, int]:
-    """Write FOLDER/raw.csv and protected/categories.jsonl, and the truth about them into the log folder.
+    """Write FOLDER/raw.csv, pairs.csv and protected/categories.jsonl, and the truth about them into the log folder.
 
     Args:
         folder: a project folder, or the folder that becomes one.
@@ -111,7 +118,7 @@ def write_raw_data(folder: Path, log: Path, options: RawOptions = RawOptions()) 
         options: sizes and shares.
 
     Returns:
-        The number of rows, protected phrases, wrong labels and near-copies.
+        The number of rows, protected phrases, wrong labels, near-copies and pairs.
 
     Raises:
         ProjectError: the log folder is inside the project, or the phrases are too few for these sizes.
@@ -121,13 +128,15 @@ def write_raw_data(folder: Path, log: Path, options: RawOptions = RawOptions()) 
     rng, pools = random.Random(options.seed), _read_pools(options.source, options.labels) if options.source else _pools(options.labels)
     test, rest = _hold_out(pools, options.test)
     distinct = options.rows - round(options.rows * options.copies)
-    if len(rest) < distinct:
-        raise ProjectError(
-            str(options.source or "the code table"), f"has {len(rest)} phrases to train on, and {distinct} are needed", "ask for fewer rows"
-        )
     by_chapter: dict[str, set[str]] = defaultdict(set)
     for phrase in rest:
         by_chapter[phrase.chapter].add(phrase.label)
+    corrected = [phrase for phrase in rest[distinct:] if len(by_chapter[phrase.chapter]) > 1][: options.pairs]
+    if len(rest) < distinct or len(corrected) < options.pairs:
+        needed = f"{distinct} and {options.pairs} pairs" if options.pairs else str(distinct)
+        raise ProjectError(
+            str(options.source or "the code table"), f"has {len(rest)} phrases to train on, and {needed} are needed", "ask for fewer rows"
+        )
 
     def another(phrase: Phrase, near: bool) -> str:
         others = by_chapter[phrase.chapter] - {phrase.label} if near else set[str]()
@@ -146,14 +155,30 @@ def write_raw_data(folder: Path, log: Path, options: RawOptions = RawOptions()) 
             rows.append((phrase, copy, given))
             truth[copy] = "near_copy"
     rng.shuffle(rows)
+    rivals = _Rivals(rest)
+    swapped = set(rng.sample(range(len(corrected)), round(len(corrected) * options.swapped)))
+    pairs = list[tuple[str, str, str]]()
+    for number, phrase in enumerate(corrected):
+        both = (phrase.label, rivals.find(phrase))
+        pairs.append((phrase.text, *(reversed(both) if number in swapped else both)))
+        truth[phrase.text] = "swapped_pair" if number in swapped else ""
     (folder / "protected").mkdir(parents=True, exist_ok=True)
     log.mkdir(parents=True, exist_ok=True)
     _write_csv(folder / "raw.csv", ("phrase", "category"), ((text, given) for _, text, given in rows))
-    _write_jsonl(folder / "protected" / "categories.jsonl", [{"phrase": one.text, "category": one.label} for one in test])
-    known = {text: phrase.label for phrase, text, _ in rows}
+    if pairs:
+        _write_csv(folder / PAIRS_FILE, ("phrase", "chosen", "rejected"), pairs)
+    items = [{"phrase": one.text, "category": one.label, "chosen": one.label, "rejected": rivals.find(one)} for one in test]
+    _write_jsonl(folder / "protected" / "categories.jsonl", items)
+    known = {text: phrase.label for phrase, text, _ in rows} | {phrase.text: phrase.label for phrase in corrected}
     _write_csv(log / ANSWERS_FILE, ("prompt", "completion"), known.items())
     _write_csv(log / TRUTH_FILE, ("phrase", "error"), truth.items())
-    return {"rows": len(rows), "protected": len(test), "wrong_labels": len(wrong), "near_copies": options.rows - distinct}
+    return {
+        "rows": len(rows),
+        "protected": len(test),
+        "wrong_labels": len(wrong),
+        "near_copies": options.rows - distinct,
+        "pairs": len(pairs),
+    }
 
 
 def write_project(
@@ -207,7 +232,7 @@ def read_answers(log: Path) -> dict[str, str]:
 
 
 def wrong_share(snapshot: Path, log: Path) -> float:
-    """Return the share of a snapshot's training rows whose label is wrong.
+    """Return the share of a snapshot's training rows whose label, or preferred label, is wrong.
 
     Args:
         snapshot: folder of a snapshot of such a data set.
@@ -216,9 +241,22 @@ def wrong_share(snapshot: Path, log: Path) -> float:
     import pyarrow.parquet as pq
 
     answers = read_answers(log)
-    rows = pq.read_table(snapshot / "train.parquet", columns=["prompt", "completion"], use_threads=False).to_pylist()
-    wrong = [answers[normalize(row["prompt"][-1]["content"])] != row["completion"][0]["content"] for row in rows]
-    return float(round(sum(wrong) / len(wrong), 4))
+    rows = pq.read_table(snapshot / "train.parquet", use_threads=False).to_pylist()
+    given = [(row["prompt"][-1]["content"], (row.get("chosen") or row["completion"])[0]["content"]) for row in rows]
+    return float(round(sum(answers[normalize(prompt)] != answer for prompt, answer in given) / len(given), 4))
+
+
+class _Rivals:
+    """Finds the wrong category that fits a phrase best: of its chapter, if that has others, the one with the most similar phrase."""
+
+    def __init__(self, phrases: Sequence[Phrase]) -> None:
+        self._words = [(one.label, one.chapter, set(normalize(one.text).split())) for one in phrases]
+
+    def find(self, phrase: Phrase) -> str:
+        words = set(normalize(phrase.text).split())
+        others = [(label, chapter, theirs) for label, chapter, theirs in self._words if label != phrase.label]
+        siblings = [other for other in others if other[1] == phrase.chapter] or others
+        return max(siblings, key=lambda other: (len(words & other[2]) / len(words | other[2]), other[0]))[0]
 
 
 @cache

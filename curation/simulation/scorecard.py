@@ -79,7 +79,7 @@ def write_summary(demo: Path) -> dict[str, Any]:
         raise ProjectError("demo", f"incomplete: `{missing[0]}` has not run", "make demo")
     trained = {}
     for kind in ("sft", "dpo"):
-        file = demo / "project" / "runs" / kind / "run.json"
+        file = demo / "sorting" / "runs" / kind / "run.json"
         if not file.is_file():
             raise ProjectError("demo", f"has no finished {kind} run ({file} is missing)", "make demo")
         run = json.loads(file.read_text())
@@ -119,7 +119,8 @@ def write_summary(demo: Path) -> dict[str, Any]:
             "curation": compare_arms(demo),
             "cost_usd": round(CallLedger(workspace.db).spent_usd(), 6),
             "cost_simulated": True,
-            "seconds": round(sum(step["seconds"] for step in steps), 1),
+            # Steps beside others are within their time.
+            "seconds": round(sum(step["seconds"] for step in steps if not step["beside"]), 1),
             "calibration_seconds": calibrate(),
             "versions": {"python": sys.version.split()[0], **{package: importlib.metadata.version(package) for package in PACKAGES}},
         }
@@ -221,10 +222,13 @@ def compare_arms(demo: Path) -> dict[str, Any]:
     for name, folder in arms.items():
         with open_workspace(folder) as workspace:
             shares[name] = wrong_share(folder / _latest(workspace, "instruction")["path"], log)
+            if name == "curated":
+                pairs = wrong_share(folder / _latest(workspace, "preference")["path"], log)
     return {
         "rows": found["first"]["rows"],
         "steps": {name: found[side]["steps"] for name, side in (("curated", "first"), ("uncurated", "second"))},
         "wrong_labels": shares,
+        "wrong_pairs": pairs,
         "accuracy": {
             "base": json.loads(base.read_text())["metrics"]["exact_answer"],
             **{name: result["metrics"]["exact_answer"] for name, result in results.items()},
@@ -300,13 +304,14 @@ def format_summary(summary: Mapping[str, Any]) -> str:
         run = summary[kind]
         loss = f"loss {run['first_loss']:.3f} to {run['last_loss']:.3f}"
         lines.append(f"{kind.upper()}: {run['steps']} steps, {loss}, adapter {run['adapter_digest'][:12]}")
-    lines += ["", f"  {'on held-out phrases':<18}" + "".join(f"{name:>24}" for name in summary["eval"])]
+    lines.append(f"  {summary['curation']['wrong_pairs']:.1%} of DPO's pairs prefer the wrong category; 10 % did as brought")
+    lines += ["", f"  {'protected phrases':<18}" + "".join(f"{name:>24}" for name in summary["eval"])]
     for metric in summary["eval"]["base"]:
         cells = [metrics.get(metric) for metrics in summary["eval"].values()]
         shown = [f"{c['value']:.3f} [{c['low']:.3f}, {c['high']:.3f}]" if c else "-" for c in cells]
         lines.append(f"  {metric:<18}" + "".join(f"{text:>24}" for text in shown))
-    distinct = [summary["eval_diversity"][name].get("exact_code") for name in summary["eval"]]
-    lines.append(f"  {'distinct codes':<18}" + "".join(f"{found['distinct'] if found else '-':>24}" for found in distinct))
+    distinct = [found["exact_answer"]["distinct"] for found in summary["eval_diversity"].values()]
+    lines.append(f"  {'distinct answers':<18}" + "".join(f"{count:>24}" for count in distinct))
     lines += [f"  {change}" for change in summary["eval_changes"]]
     lines += ["", *_describe_arms(summary["curation"])]
     cost = f"Cost at list prices: ${summary['cost_usd']:.2f} (the mock provider costs nothing)."
@@ -371,7 +376,7 @@ def _snapshot(workspace: Workspace, kind: str) -> dict[str, Any]:
 
 
 def _evaluation(demo: Path) -> dict[str, Any]:
-    folder = demo / "project" / "runs"
+    folder = demo / "sorting" / "runs"
     base = max(folder.glob("base-eval-*.json"), key=lambda file: file.stat().st_mtime, default=folder / "base-eval.json")
     results = {}
     for name, file in {"base": base, "sft": folder / "sft" / "eval.json", "dpo": folder / "dpo" / "eval.json"}.items():

@@ -139,6 +139,14 @@ def test_dpo_takes_the_sft_policy_as_its_reference(trained: Path) -> None:
     assert not (trained / "runs" / "dpo" / "adapter" / "ref").exists()
 
 
+def test_dpo_takes_another_loss_whose_first_value_is_not_ln_2(trained: Path, project: Path) -> None:
+    values = run_settings(
+        "dpo", trainer={"loss_type": ["sigmoid", "sft"], "max_steps": 1}, output="dpo-with-sft", sft_adapter=str(trained / "runs" / "sft")
+    )
+    done = check_and_train(load_run(project, "dpo-with-sft.yaml", values))
+    assert done.first_margin == 0.0 and done.first_loss > math.log(2) + 0.1
+
+
 def dpo_trainer(project: Path, model: Any, **more: Any) -> Any:
     from transformers import AutoTokenizer
     from trl import DPOConfig, DPOTrainer

@@ -16,14 +16,14 @@ from curation.simulation.annotators import Annotator, ReviewRates
 from curation.simulation.code_table import CodeTable, normalize
 from curation.simulation.raw_data import RawOptions, read_answers, write_project
 
-OPTIONS = RawOptions(rows=200, test=40, labels=8)
+OPTIONS = RawOptions(rows=200, test=40, labels=8, pairs=30)
 
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("raw")
     assert write_project(folder / "sorting", folder / "log", OPTIONS, sample=20, uncurated=folder / "plain") == {
-        "rows": 200, "protected": 40, "wrong_labels": 32, "near_copies": 40,
+        "rows": 200, "protected": 40, "wrong_labels": 32, "near_copies": 40, "pairs": 30,
     }  # fmt: skip
     return folder
 
@@ -37,17 +37,32 @@ def test_labels_are_wrong_and_rows_copied_as_often_as_asked(written: Path) -> No
     rows, answers = rows_of(written / "sorting"), read_answers(written / "log")
     assert len(rows) == len({row["phrase"] for row in rows}) == 200 and len({row["category"] for row in rows}) == 8
     with (written / "log" / "raw-truth.csv").open(encoding="utf-8", newline="") as file:
-        planted = {row["phrase"]: row["error"] for row in csv.DictReader(file)}
+        planted = {row["phrase"]: row["error"] for row in csv.DictReader(file) if row["phrase"] in {one["phrase"] for one in rows}}
     assert Counter(planted.values()) == {"": 128, "wrong_label": 32, "near_copy": 40}
     for row in rows:
         is_right = answers[normalize(row["phrase"])] == row["category"]
         assert planted[row["phrase"]] == "near_copy" or is_right == (planted[row["phrase"]] == "")
 
 
+def test_pairs_prefer_the_right_category_but_for_those_that_are_swapped(written: Path) -> None:
+    answers, rows = read_answers(written / "log"), {row["phrase"] for row in rows_of(written / "sorting")}
+    with (written / "sorting" / "pairs.csv").open(encoding="utf-8", newline="") as file:
+        pairs = list(csv.DictReader(file))
+    right = [answers[normalize(pair["phrase"])] for pair in pairs]
+    assert len(pairs) == 30 and not rows & {pair["phrase"] for pair in pairs} and not (written / "plain" / "pairs.csv").exists()
+    assert sum(pair["chosen"] == known for pair, known in zip(pairs, right, strict=True)) == 27
+    assert sum(pair["rejected"] == known for pair, known in zip(pairs, right, strict=True)) == 3
+    ann = Annotator("simulated-ann", 1, ReviewRates(wrong_approval=0, wrong_rejection=0, quarrel=0), CodeTable({}), answers)
+    for number, pair in enumerate(pairs):
+        shown = {"id": str(number), "prompt": pair["phrase"], "response_a": pair["chosen"], "response_b": pair["rejected"]}
+        assert ann.answer(shown).truth.given == ("A" if pair["chosen"] == right[number] else "B")
+
+
 def test_protected_phrases_are_in_no_row(written: Path) -> None:
     protected = [json.loads(line) for line in (written / "sorting" / "protected" / "categories.jsonl").read_text().splitlines()]
     labels = Counter(item["category"] for item in protected)
     assert len(protected) == 40 and set(labels.values()) == {5}
+    assert all(item["chosen"] == item["category"] != item["rejected"] and item["rejected"] in labels for item in protected)
     assert not {item["phrase"] for item in protected} & {row["phrase"] for row in rows_of(written / "sorting")}
 
 
@@ -66,7 +81,7 @@ def test_both_projects_load_and_hold_no_answer(written: Path) -> None:
     curated, plain = (load_project(written / name) for name in ("sorting", "plain"))
     assert curated.review.mode == "sample" and curated.screen.labels.action == "review"
     assert plain.review.mode == "none" and plain.screen.labels.action == "off" and plain.dedup.semantic is None
-    assert sorted(file.name for file in (written / "sorting").iterdir()) == ["project.yaml", "protected", "raw.csv"]
+    assert sorted(file.name for file in (written / "sorting").iterdir()) == ["pairs.csv", "project.yaml", "protected", "raw.csv"]
     done = stages.import_rows(written / "sorting", written / "sorting" / "raw.csv", columns={"prompt": "phrase", "completion": "category"})
     assert done.rows_out == 200
 
