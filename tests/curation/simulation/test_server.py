@@ -173,9 +173,9 @@ def test_errors_come_at_the_stated_rate_and_a_retry_can_pass(tmp_path: Path) -> 
         body = bodies()[0][1].body
         headers = {"x-api-key": "k", "anthropic-version": "2023-06-01"}
         with httpx.Client() as http:
-            replies = [http.post(f"{running.url}/v1/messages", json=body, headers=headers) for _ in range(300)]
+            replies = [http.post(f"{running.url}/v1/messages", json=body, headers=headers) for _ in range(150)]
         seen = {code: sum(r.status_code == code for r in replies) for code in (200, 429, 500, 529)}
-        assert 40 <= seen[429] <= 80 and 15 <= seen[500] <= 48 and 15 <= seen[529] <= 48 and sum(seen.values()) == 300
+        assert 15 <= seen[429] <= 46 and 5 <= seen[500] <= 28 and 5 <= seen[529] <= 28 and sum(seen.values()) == 150
         assert all(r.headers.get("retry-after") for r in replies if r.status_code == 429)
         assert running.client(max_retries=9).messages.create(**body).id.startswith("msg_offline_")
     finally:
