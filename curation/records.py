@@ -186,6 +186,13 @@ def read_texts(body: bytes) -> tuple[str, tuple[str, ...]]:
     return "\n\n".join(m["content"] for m in value["prompt"] if m["role"] == "user"), tuple(m["content"] for m in rivals)
 
 
+def all_texts(body: bytes) -> list[str]:
+    """Return every turn, every response and the label from the output of `dump_record`, without building the record."""
+    value = orjson.loads(body)
+    answers = value["completions"] if "completions" in value else (value["completion"],)
+    return [*(m["content"] for m in value["prompt"]), *(m["content"] for m in answers), *filter(None, (value.get("label"),))]
+
+
 def whole_text(record: Record) -> str:
     """Return prompt and response with a blank line between."""
     return f"{prompt_text(record)}\n\n{completion_text(record)}"

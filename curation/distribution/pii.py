@@ -6,7 +6,8 @@ says little (eight digits of an account) counts only near a word that names it. 
 patterns too, on request: their recall is low (benchmarks/RESULTS.md).
 
 Time is linear in the characters: repetitions are bounded, and long lines are read in overlapping pieces. Most texts hold nothing of
-interest, so each text is first searched for cues, one regular expression per group of detectors.
+interest, so each text is first searched for cues, one regular expression per group of detectors. Where many texts are searched,
+`find_spans` does this for all of them at once with Arrow's RE2, which takes 2 µs for a text of 450 characters and Python's `re` 100.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import yaml
 
 from curation.config.gates import DEFAULT_PII, OPTIONAL_PII, PiiKind
@@ -203,7 +206,7 @@ def find_pii(texts: Sequence[str] | pa.Array, *, region: str | None = "US") -> p
         One line per finding: row, kind, start, end (in characters), masked, found_by.
     """
     plain: list[str] = texts.to_pylist() if isinstance(texts, pa.Array | pa.ChunkedArray) else list(texts)
-    found = [(row, *one) for row, text in enumerate(plain) for one in spans_of(text, search_in(region))]
+    found = [(row, *one) for row, spans in find_spans(plain, search_in(region)).items() for one in spans]
     columns = list(zip(*found, strict=True)) or [()] * 6
     names = {"row": pa.int64(), "start": pa.int64(), "end": pa.int64(), "kind": pa.string(), "masked": pa.string(), "found_by": pa.string()}
     return pa.table({name: pa.array(column, kind) for (name, kind), column in zip(names.items(), columns, strict=True)})
@@ -234,9 +237,17 @@ def spans_of(text: str, search: PiiSearch = DEFAULT) -> list[Found]:
     if not wanted:
         return []
     every = {found for offset, piece in _pieces(text) for found in _find(piece, offset, search, wanted)}
-    # A private key spans lines, so it is searched in the whole text.
-    if "secret" in search.kinds and "PRIVATE KEY" in text:
-        every |= {Found(*match.span(), "secret: Private Key", "-----BEGIN ***", "pattern") for match in PRIVATE_KEY.finditer(text)}
+    return _without_overlaps(every, text if "secret" in search.kinds and "PRIVATE KEY" in text else "")
+
+
+def _without_overlaps(every: set[Found], with_key: str) -> list[Found]:
+    """Return findings in order and without overlaps.
+
+    Args:
+        every: the findings.
+        with_key: the whole text, if it may hold a private key, which spans lines; else empty.
+    """
+    every |= {Found(*match.span(), "secret: Private Key", "-----BEGIN ***", "pattern") for match in PRIVATE_KEY.finditer(with_key)}
     kept: list[Found] = []
     # The gravest kind first, then the longest: of overlapping findings the one that masks more is kept.
     for found in sorted(every, key=lambda f: (_GRAVITY[kind_of(f)], f.start - f.end, f)):
@@ -245,6 +256,91 @@ def spans_of(text: str, search: PiiSearch = DEFAULT) -> list[Found]:
         if all(found.end <= other.start or found.start >= other.end for other in (*before, *after)):
             kept.insert(place, found)
     return kept
+
+
+def find_spans(texts: Sequence[str], search: PiiSearch = DEFAULT) -> dict[int, list[Found]]:
+    """Return what `spans_of` finds in each text, by position, of the texts that hold anything."""
+    secrets = "secret" in search.kinds
+    cues = {r"@": "email" in search.kinds, _as_re2(NUMBER_CUE): bool(search.kinds & _NUMBERS),
+            _as_re2(OPTIONAL_CUE): bool(search.kinds & _OPTIONAL), "": "name" in search.kinds}  # fmt: skip
+    others = set(_matching(texts, [cue for cue, is_wanted in cues.items() if is_wanted]))
+    cued = sorted(others.union(_matching(texts, [_as_re2(SECRET_CUE)]))) if secrets else sorted(others)
+    pieces = [(place, offset, piece) for place in cued for offset, piece in _pieces(texts[place])]
+    read = [piece for _, _, piece in pieces]
+    numbered = set(_matching(read, [_as_re2(NUMBER_CUE)]))
+    formed, named = set[int](), set[int]()
+    if secrets:
+        lines = set(_matching(read, [_as_re2(SECRET_CUE)]))
+        formed = lines.intersection(_matching(read, _secret_forms()))
+        named = lines.intersection(_matching(read, [f"(?i:{'|'.join(_WORDS)}|eyJ)"]))
+    keys = {place for place in cued if secrets and "PRIVATE KEY" in texts[place]}
+    wanted_of = dict[int, set[str]]()
+    by_text = dict[int, set[Found]]()
+    for n, (place, offset, piece) in enumerate(pieces):
+        wanted = {"email", "optional"} if place in others else set[str]()
+        wanted |= ({"number"} if n in numbered else set()) | ({"secret"} if n in formed or n in named else set())
+        if not wanted and place not in keys:
+            continue
+        if place not in wanted_of:
+            wanted_of[place] = _cued(texts[place], search)
+        if wanted_of[place]:
+            by_text.setdefault(place, set()).update(_find(piece, offset, search, wanted & wanted_of[place], has_form=n in formed))
+    resolved = {place: _without_overlaps(every, texts[place] if place in keys else "") for place, every in by_text.items()}
+    return {place: kept for place, kept in resolved.items() if kept}
+
+
+def find_all_spans(texts: Sequence[str], search: PiiSearch = DEFAULT) -> list[list[Found]]:
+    """Return the findings in each text, as `spans_of` returns them."""
+    found = find_spans(texts, search)
+    return [found.get(place, []) for place in range(len(texts))]
+
+
+def _matching(texts: Sequence[str], patterns: Sequence[str]) -> list[int]:
+    """Return the positions of the texts that match one of these expressions of RE2."""
+    if not texts or not patterns:
+        return []
+    try:
+        column = pa.array(texts, pa.large_string())
+    except UnicodeEncodeError:  # a lone surrogate, which is neither a letter nor a digit, as a question mark is not
+        column = pa.array([text.encode(errors="replace").decode() for text in texts], pa.large_string())
+    found = pa.array(np.zeros(len(texts), np.bool_))
+    for pattern in patterns:
+        found = pc.or_(found, pc.match_substring_regex(column, pattern))
+    return np.flatnonzero(found.to_numpy(zero_copy_only=False)).tolist()
+
+
+@cache
+def _as_re2(pattern: re.Pattern[str]) -> str:
+    r"""Return an expression of RE2 that matches wherever a pattern does, and perhaps elsewhere.
+
+    RE2 has no lookaround, its `\w`, `\d` and `\s` are ASCII and its tables may be older than Python's: any character outside ASCII is
+    taken for a letter or a space, and any outside the basic plane for a digit. Anchors are left out.
+    """
+    source = re.sub(r"\(\?<?[=!](?:\[[^\]]*\]|\\\w|[^()\[\]\\])*\)", "", pattern.pattern)
+    source = re.sub(r"\\u([0-9a-fA-F]{4})", r"\\x{\1}", source)
+    wider = {r"\d": r"\p{Nd}\x{10000}-\x{10FFFF}", r"\w": r"\w\x{80}-\x{10FFFF}", r"\s": r"\s\x0b\x1c-\x1f\x{80}-\x{10FFFF}"}
+    out, inside = list[str](), ""
+    for token in re.findall(r"\[\^?\]?|\\x\{\w+\}|\\.|.", source, re.DOTALL):
+        if inside:
+            # A class that excludes stays as narrow as it is.
+            out.append("\\[" if token == "[" else wider.get(token, token) if inside == "[" else token)
+            inside = "" if token == "]" else inside
+        elif token.startswith("["):
+            inside = token.rstrip("]")
+            out.append(token)
+        else:
+            out.append(f"[{wider[token]}]" if token in wider else "(?:)" if token in ("^", "$", r"\b") else token)
+    return ("(?i)" if pattern.flags & re.IGNORECASE else "") + "".join(out)
+
+
+@cache
+def _secret_forms() -> list[str]:
+    """Return expressions of RE2, one of which matches every line in which the patterns of `_secrets` find something."""
+    from detect_secrets.plugins.base import RegexBasedDetector
+
+    lists = [d.denylist for d in _detectors() if type(d).analyze_string is RegexBasedDetector.analyze_string]
+    # Python takes a dotless i for an i where case is ignored, and RE2 does not.
+    return [*(_as_re2(pattern) for _, pattern in _listed()), *(_as_re2(pattern) for some in lists for pattern in some), r"[\x{130}\x{131}]"]
 
 
 def _cued(text: str, search: PiiSearch) -> set[str]:
@@ -271,7 +367,7 @@ def _pieces(text: str) -> Iterator[tuple[int, str]]:
         at += len(line)
 
 
-def _find(text: str, offset: int, search: PiiSearch, wanted: Collection[str]) -> Iterator[Found]:
+def _find(text: str, offset: int, search: PiiSearch, wanted: Collection[str], *, has_form: bool = True) -> Iterator[Found]:
     if "number" in wanted and ANY_DIGIT.search(text) and NUMBER_CUE.search(text):
         for found in _numbers(text, search):
             yield found._replace(start=found.start + offset, end=found.end + offset)
@@ -281,7 +377,7 @@ def _find(text: str, offset: int, search: PiiSearch, wanted: Collection[str]) ->
                 name, _, domain = match[0].partition("@")
                 yield Found(offset + match.start(), offset + match.end(), "email", f"{name[0]}***@{domain[0]}***", "pattern")
     if "secret" in wanted and SECRET_CUE.search(text):
-        for start, end, kind, found_by in _secrets(text):
+        for start, end, kind, found_by in _secrets(text, has_form=has_form):
             shown = text[start : start + 4] if end - start > 12 else ""
             yield Found(offset + start, offset + end, f"secret: {kind}", f"{shown}***", found_by)
     if "optional" in wanted:
@@ -415,8 +511,9 @@ def _is_public(address: str) -> bool:
         return False
 
 
-def _secrets(text: str) -> Iterator[tuple[int, int, str, str]]:
-    for name, pattern in _listed():
+def _secrets(text: str, *, has_form: bool) -> Iterator[tuple[int, int, str, str]]:
+    """Find secrets in a line; without `has_form` only those that a word names, since no pattern of the lists matches."""
+    for name, pattern in _listed() if has_form else ():
         for match in pattern.finditer(text):
             if not PLACEHOLDER.search(match[0]):
                 yield *match.span(), name, "list of prefixes"
@@ -427,7 +524,7 @@ def _secrets(text: str) -> Iterator[tuple[int, int, str, str]]:
         name = detector.secret_type
         # Detectors that are only a list of expressions are searched here, which keeps the position of each match.
         if type(detector).analyze_string is RegexBasedDetector.analyze_string:
-            spans = [_secret_span(match) for pattern in detector.denylist for match in pattern.finditer(text)]
+            spans = [_secret_span(match) for pattern in detector.denylist for match in pattern.finditer(text)] if has_form else []
         elif any(word in low for word in _WORDS) or name == "JSON Web Token":
             spans = [
                 match.span()

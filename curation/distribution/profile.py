@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 import yaml
 
-from curation.distribution.pii import Found, mask_pii, replace_spans, search_in, spans_of
+from curation.distribution.pii import Found, find_all_spans, mask_pii, replace_spans, search_in
 from curation.distribution.schema import Description, Example, Length, PersonalData, Share, Spread, Topic, Wording
 from curation.distribution.topics import Topics
 from curation.errors import ProjectError, UserError
@@ -283,7 +283,7 @@ def describe(
     read = _Read(prompts, completions, owners, names)
     if is_sample := most is not None and len(prompts) > most:
         read = read.sample(most)
-    spans = {part: [spans_of(text, search_in(region)) for text in own] for part, own in read.texts.items()}
+    spans = {part: find_all_spans(own, search_in(region)) for part, own in read.texts.items()}
     examples = _Examples(read.texts, spans, read.rows_of, read.names)
     wording, refusals = _wording(read.completions, read.owners, len(read.prompts), examples)
     # The longer the text, the more certain its language: each prompt is read with its first completion.

@@ -6,13 +6,16 @@ the value.
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from curation.distribution.pii import DEFAULT, PiiSearch, as_placeholders, kind_of, replace_spans, spans_of
+from curation.distribution.pii import DEFAULT, PiiSearch, as_placeholders, find_spans, kind_of, replace_spans, spans_of
 from curation.records import InstructionRecord, Message, PairRecord, Record, make_pair, parse_record
+
+_BATCH = 20_000
 
 
 @dataclass(frozen=True)
@@ -39,10 +42,12 @@ def count_pii(rows: Iterable[Sequence[str]], search: PiiSearch = DEFAULT) -> Pii
     """Count the findings in rows, of which each is given as its texts."""
     total = with_any = 0
     kinds = Counter[str]()
-    for texts in rows:
-        found = [kind_of(span) for text in texts for span in spans_of(text, search)]
-        total, with_any = total + 1, with_any + bool(found)
-        kinds.update(found)
+    following = iter(rows)
+    while batch := list(itertools.islice(following, _BATCH)):
+        owners = [n for n, texts in enumerate(batch) for _ in texts]
+        found = find_spans([text for texts in batch for text in texts], search)
+        total, with_any = total + len(batch), with_any + len({owners[place] for place in found})
+        kinds.update(kind_of(span) for spans in found.values() for span in spans)
     return PiiCounts(total, with_any, dict(kinds))
 
 

@@ -20,12 +20,12 @@ import numpy as np
 import orjson
 
 from curation.config.project import Project
-from curation.distribution.pii import Found, PiiSearch, spans_of
+from curation.distribution.pii import Found, PiiSearch, find_spans
 from curation.errors import RowError
 from curation.findings import FindingKind
 from curation.patterns import compile_pattern
-from curation.quality.privacy import mask_record, texts_of
-from curation.records import InstructionRecord, Record, record_id
+from curation.quality.privacy import mask_record
+from curation.records import InstructionRecord, Record, all_texts, record_id
 from curation.store import facts, records, runs
 from curation.store.facts import Finding
 from curation.store.records import Origin, Row
@@ -33,7 +33,8 @@ from curation.views.state import ProjectState
 from curation.workspace import Workspace
 
 _SHOWN = 5
-_EVERY = 2_000
+_EVERY = 20_000
+"""Rows searched at a time: an expression of RE2 is compiled for each batch, which takes .1 s for all of them."""
 
 
 @dataclass(frozen=True)
@@ -69,13 +70,19 @@ def pii_findings(
     digest = search_digest(search)
     keys, is_known = known_clear(workspace, rows, digest)
     has_pii = np.zeros(len(rows), np.bool_)
-    for n in np.flatnonzero(~is_known).tolist():
-        row = rows[n]
-        if spans := [span for text in texts_of(row.record) if text for span in spans_of(text, search)]:
-            found.append(Finding(row.seq, "screen", FindingKind.PII, settings.action != "flag", evidence=_evidence(spans)))
+    unknown = np.flatnonzero(~is_known).tolist()
+    for start in range(0, len(unknown), _EVERY):
+        batch = unknown[start : start + _EVERY]
+        read = [all_texts(rows[n].body) for n in batch]
+        owners = [n for n, texts in zip(batch, read, strict=True) for _ in texts]
+        by_row: dict[int, list[Found]] = {}
+        for place, spans in find_spans([text for texts in read for text in texts], search).items():
+            by_row.setdefault(owners[place], []).extend(spans)
+        for n, spans in by_row.items():
+            found.append(Finding(rows[n].seq, "screen", FindingKind.PII, settings.action != "flag", evidence=_evidence(spans)))
             has_pii[n] = True
-        if notify and n % _EVERY == _EVERY - 1:
-            notify(n + 1)
+        if notify:
+            notify(batch[-1] + 1)
     if keep and not is_known.all():
         facts.replace_searched(workspace.db, digest, keys[~has_pii].tobytes())
     return found

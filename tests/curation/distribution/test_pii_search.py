@@ -1,0 +1,30 @@
+"""`find_spans` searches many texts with Arrow's RE2 first; it must find what `spans_of` finds in each."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from curation.distribution.pii import DEFAULT, KINDS, PiiSearch, find_spans, spans_of
+
+# Values of every sort of detector; some only match where Python's `\w`, `\s` or case folding goes past ASCII.
+VALUES = (
+    "ghp_" + "a1" * 18, "AKIAABCDEFGHIJKLMNOP", "password = 'hunter2abc'", "https://u:pw1234@h.com/x", "+44 7911 123456", "650-253-0000",
+    "4111 1111 1111 1111", "key: abcdefghijk12345", "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.abc", "\xa0AKCabcdefghijklmn", "a@b.org",
+    "xoxb-123-456-abc", "sort code 12-34-56 account 12345678", "-----BEGIN PRIVATE KEY-----\nabc\n-----END PRIVATE KEY-----",
+    "Dear John Smith,", "12 High Street", "softlayer_key=" + "ab" * 32, "npm_token : " + "a1b2c3d4e" * 4, "SG." + "a" * 22 + "." + "b" * 43,
+    "cloudant_ſecret", "AC" + "a1" * 16, "buıldkit APA12345678901", " jfrog x\n APA12345678901", "born on 3 May 1980", "SW1A 1AA",
+)  # fmt: skip
+LETTERS = '0123456789abcdefxX-:./+=@ \n"\\,(>\u2011٣𝟗é中pPaAsSkKeEyY🙂 \u2028\x0b\x1c_ſK'
+
+
+@pytest.mark.parametrize("search", [DEFAULT, PiiSearch(frozenset(KINDS) - {"name"}), PiiSearch(frozenset(KINDS))])
+def test_a_search_of_many_texts_finds_what_the_search_of_each_finds(search: PiiSearch) -> None:
+    rng = random.Random(1)
+    texts = ["".join(rng.choice(VALUES if rng.random() < 0.1 else LETTERS) for _ in range(rng.randint(1, 40))) for _ in range(400)]
+    texts += ["x" * rng.randint(3600, 4100) + f" {value}" + " y" * 300 for value in VALUES]  # across the windows of a long line
+    texts.append(f"\ud800 {VALUES[0]}")
+    expected = {place: spans for place, text in enumerate(texts) if (spans := spans_of(text, search))}
+    assert find_spans(texts, search) == expected
+    assert len(expected) > 150
