@@ -31,6 +31,7 @@ from curation.stages.report import report
 from curation.stages.restore import restore
 from curation.stages.rows import rows
 from curation.stages.run import refill, run
+from curation.stages.scan import scan
 from curation.stages.score import score
 from curation.stages.screen import screen
 from curation.stages.snapshot import snapshot
@@ -77,6 +78,7 @@ __all__ = [
     "revoke",
     "rows",
     "run",
+    "scan",
     "score",
     "screen",
     "sign",

@@ -6,8 +6,8 @@ cd "$(dirname "$0")/.."
 tmp=$(mktemp -d); trap 'rm -rf "$tmp"' EXIT
 python -m pip install --quiet --disable-pip-version-check --target "$tmp/uv" uv
 uv() { PYTHONPATH="$tmp/uv" "$tmp/uv/bin/uv" "$@"; }
-# Everything but what few need and weighs much: ray (240 MB) and the clients of gs:// and az:// are installed by those who name their extra.
-extras="--extra curation --extra training --extra serve --extra server --extra icd10 --extra openvino --extra offline --extra redis --extra s3 --extra lm-eval --extra dev"
+# Everything but what few need: the clients of gs:// and az:// are installed by those who name their extra.
+extras="--extra curation --extra training --extra serve --extra server --extra icd10 --extra openvino --extra offline --extra redis --extra s3 --extra ray --extra lm-eval --extra dev"
 compile() { uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header "$@"; }
 
 echo 'torch==2.13.0' >"$tmp/constraints"

@@ -26,7 +26,7 @@ PURE = {
     "validate", "word_diff",
 }  # fmt: skip
 """Values in, values out."""
-EFFECTS = {"models", "review", "snapshot", "store"}
+EFFECTS = {"models", "review", "scan", "snapshot", "store"}
 GATES = {"decide", "dedup", "embed", "leakage", "split", "validate"}
 SURFACES = {"__main__", "api", "cli", "server"}
 SHELL = {"settings_file", "stages", "views", "workspace"}

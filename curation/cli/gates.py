@@ -1,4 +1,4 @@
-"""The commands that decide which rows pass: score, dedup, screen, balance, decide."""
+"""The commands that decide which rows pass: score, dedup, screen, scan, balance, decide."""
 
 from __future__ import annotations
 
@@ -44,6 +44,28 @@ def screen(folder: Folder, as_json: Json = False) -> None:
     with progress_bar(as_json) as progress:
         result = run_stage(folder, progress=progress)
     print_result(result, as_json)
+
+
+@app.command(rich_help_panel="Gates")
+def scan(
+    folder: Folder,
+    source: Annotated[str, typer.Argument(help="Folder of Parquet parts: a path, s3://, gs:// or az://.")],
+    target: Annotated[str, typer.Argument(help="Folder for the findings, as Parquet parts.")],
+    ray: Annotated[str | None, typer.Option(help="Run on the Ray cluster at this address (`auto`, `local`).")] = None,
+    text: Annotated[str, typer.Option(help="Column of the text.")] = "prompt",
+    label: Annotated[str | None, typer.Option(help="Column of the class; rows of different classes are no duplicates.")] = None,
+    vectors: Annotated[str | None, typer.Option(help="Column of embeddings; by default the text is embedded.")] = None,
+    rows_per_task: Annotated[int, typer.Option(help="Rows that a task reads; bounds its memory.")] = 100_000,
+    verbose: Verbose = False,
+    as_json: Json = False,
+) -> None:
+    """Find duplicates and leaks in Parquet parts outside the project. Example: curate scan my-project s3://bucket/rows s3://bucket/found"""
+    from curation.stages.scan import scan as run_stage
+
+    columns = {"text": text, "label": label, "vectors": vectors}
+    with progress_bar(as_json) as progress:
+        result = run_stage(folder, source, target, ray=ray, **columns, rows_per_task=rows_per_task, progress=progress)
+    print_result(result, as_json, verbose=verbose)
 
 
 @app.command(rich_help_panel="Gates")

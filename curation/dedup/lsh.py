@@ -27,7 +27,7 @@ RECALL = 0.995
 # Sketch sizes (bins) that proposals are made for.
 _SIZES = (64, 80, 128, 160, 192, 288)
 # Rows below which sampling costs more than it can save.
-_FEW = 10_000
+FEW = 10_000
 _SAMPLE, _BINS = 1024, 64
 # Signature bytes per row, at most; and the share of pairs at the threshold that a signature may reject.
 _SIGNED, _MISSED = 320, 1e-4
@@ -43,7 +43,7 @@ def bands_for(threshold: float) -> tuple[int, int]:
     return max(_proposals(threshold), key=lambda pair: (pair[0] * pair[1] <= 192, pair[1], pair[0]))
 
 
-def choose_bands(rows: Rows, *, threshold: float, shingle: int, codes: Array) -> tuple[int, int]:
+def choose_bands(rows: Rows, *, threshold: float, shingle: int, codes: Array, total: int | None = None) -> tuple[int, int]:
     """Return the (bands, bins per band) that cost the least for these rows.
 
     Args:
@@ -51,13 +51,14 @@ def choose_bands(rows: Rows, *, threshold: float, shingle: int, codes: Array) ->
         threshold: Jaccard similarity that must be found.
         shingle: code points in a shingle.
         codes: label number of each row, -1 for none; rows with different numbers are never candidates.
+        total: number of all rows, if `rows` is an even sample of them.
     """
-    n = len(rows)
-    if n < _FEW:
+    n = len(rows) if total is None else total
+    if n < FEW:
         return bands_for(threshold)
-    alike, shares = _share_by_similarity(rows, shingle), np.bincount(codes + 1) / n
+    alike, shares = _share_by_similarity(rows, shingle), np.bincount(codes + 1) / len(rows)
     # Only rows of one label can be candidates, so the pairs are those within labels.
-    pairs, length = n * (n - 1) / 2 * float(shares @ shares), float(rows.sizes[:: n // _SAMPLE].mean())
+    pairs, length = n * (n - 1) / 2 * float(shares @ shares), float(rows.sizes[:: max(1, len(rows) // _SAMPLE)].mean())
 
     def cost(pair: tuple[int, int]) -> float:
         """Estimate nanoseconds: equal keys and bins per band, one signature comparison and one text comparison per candidate.

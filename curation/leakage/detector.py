@@ -40,6 +40,15 @@ class Item(NamedTuple):
     label: str | None
 
 
+class Matches(NamedTuple):
+    """What rows match before the cuts are applied."""
+
+    found: Sequence[ItemMatch]
+    """For each row the leak that is certain, or no leak."""
+    near: Mapping[int, ParaphraseMatch]
+    """By row, the nearest item of the rows without a copy that come near one."""
+
+
 class LeakScreen:
     """The protected items, indexed once for all layers; `score` can be called for any number of batches of rows."""
 
@@ -111,13 +120,20 @@ class LeakScreen:
             word and otherwise the similarity of row and item (0 to 2; for a paraphrase without `allowed`, 1 is the suite's cut), so that
             one curve can be drawn over all kinds. Uncertain rows are just below the cut, where a judge model still finds leaks.
         """
+        matches = self.match(texts, labels=labels, copies_only=copies_only)
+        if self.detector and not copies_only:
+            self.detector.lower_cuts(matches.near.values())
+        return self.settle(matches)
+
+    def match(self, texts: Texts, *, labels: Sequence[str | None] | None = None, copies_only: bool = False) -> Matches:
+        """Compare every row with the items; arguments as for `score`. The cuts are not applied: all rows may lower them first."""
         rows = readable_rows(texts)
         checked_length(labels, len(rows), "labels")
+        found = [ItemMatch(0, "none", 0.0, "", False)] * len(rows)
         if self.scanner is None or not len(rows):
-            return SCORES.empty_table()
+            return Matches(found, {})
         # Copied words first: they are certain, and rows with a copy need no further layer.
         flags = self.scanner.flags(rows)
-        found = [ItemMatch(0, "none", 0.0, "", False)] * len(rows)
         for row, shared in self.scanner.spans(rows, flags).items():
             copied = self._copied(text_of(rows, row), labels[row] if labels else None, shared)
             found[row] = copied or found[row]
@@ -128,12 +144,18 @@ class LeakScreen:
                 own = [labels[row] if labels else None for row in block]
                 for row, match in zip(block, self.reference.judge([text_of(rows, row) for row in block], own), strict=True):
                     found[row] = match
-        if self.detector:
-            near = self.detector.find(rows, among=np.array(left, np.int64), flags=flags, copies_only=copies_only)
-            if not copies_only:
-                self.detector.lower_cuts(near.values())
-            for row, nearest in near.items():
-                found[row] = _paraphrased(nearest, self.texts[nearest.item], self.detector.over_cut(nearest))
+        if not self.detector:
+            return Matches(found, {})
+        return Matches(found, self.detector.find(rows, among=np.array(left, np.int64), flags=flags, copies_only=copies_only))
+
+    def settle(self, matches: Matches) -> pa.Table:
+        """Apply the cuts to matches; the result of `score`."""
+        if self.scanner is None or not matches.found:
+            return SCORES.empty_table()
+        found = [*matches.found]
+        for row, nearest in matches.near.items():
+            assert self.detector is not None
+            found[row] = _paraphrased(nearest, self.texts[nearest.item], self.detector.over_cut(nearest))
         return _table(self.items, found)
 
     def _copied(self, text: str, label: str | None, shared: Sequence[Span]) -> ItemMatch | None:

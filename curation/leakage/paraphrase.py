@@ -173,9 +173,18 @@ class ParaphraseDetector:
 
     def lower_cuts(self, found: Collection[ParaphraseMatch]) -> None:
         """Lower the cut of each suite by the rows near it (`cut_by_rows`); a cut by more rows replaces one by fewer."""
-        best, second, item, of_suite = (
-            np.array([getattr(match, name) for match in found]) for name in ("margin", "second", "item", "suite")
-        )
+        names = ("margin", "second", "item", "suite")
+        self.lower_cuts_by(*(np.array([getattr(match, name) for match in found]) for name in names))
+
+    def lower_cuts_by(self, best: Array, second: Array, item: Array, of_suite: Array) -> None:
+        """Lower the cuts as `lower_cuts` does, by columns of matches.
+
+        Args:
+            best: margin of each match.
+            second: margin of its second-best item.
+            item: its item.
+            of_suite: its suite.
+        """
         for number, (name, _, scale) in enumerate(self.suites):
             own = of_suite == number
             known = self.row_cuts.get(name)
