@@ -15,7 +15,8 @@ import yaml
 
 from argilla_setup.shown import plain_markdown as plain
 from training.callbacks import LogEntry, Say
-from training.records import EvaluationResult, RunRecord, SftFacts, SnapshotFacts, TaskResult
+from training.records import RunRecord, SftFacts, SnapshotFacts
+from training.results import EvaluationResult, TaskResult
 
 WIDTH, HEIGHT, LEFT, TOP, RIGHT, BOTTOM = 640, 260, 56, 26, 16, 36
 """Size and margins of the chart, in pixels."""

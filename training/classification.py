@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from training.intervals import BATCH, SEED, measure, verdict_of
-from training.records import Classification, Confusion, DifferenceFacts, LabelScore, MetricFacts
+from training.results import Classification, Confusion, DifferenceFacts, LabelScore, MetricFacts
 
 if TYPE_CHECKING:
     import numpy as np

@@ -9,7 +9,8 @@ from pydantic import BaseModel, ConfigDict
 from curation.errors import command
 from training.errors import TrainingError
 from training.evaluate import compare_results
-from training.records import DifferenceFacts, EvaluationResult, MetricFacts, RunRecord
+from training.records import RunRecord
+from training.results import DifferenceFacts, EvaluationResult, MetricFacts
 from training.run_folder import RUN, read_evaluations, read_json, validate_record
 
 

@@ -42,15 +42,8 @@ from training.metrics import (
     read_labels,
 )
 from training.model import check_base, compute_dtype, find_weights, load_for_inference, load_tokenizer
-from training.records import (
-    DifferenceFacts,
-    EvalFile,
-    EvaluationResult,
-    Measurements,
-    PreflightReport,
-    RunRecord,
-    WrittenAnswer,
-)
+from training.records import PreflightReport, RunRecord
+from training.results import DifferenceFacts, EvalFile, EvaluationResult, Measurements, WrittenAnswer
 from training.run_folder import (
     EVAL,
     read_evaluations,

@@ -39,7 +39,8 @@ from training.evaluate import loaded_weights, refuse_large_weights, weights_byte
 from training.intervals import SEED, compare, measure
 from training.memory import available_memory, free_gpu_memory
 from training.model import check_base, compute_dtype, load_for_inference, load_tokenizer
-from training.records import Contamination, DifferenceFacts, PreflightReport, TaskMetric, TaskResult, TaskResults, TaskSample
+from training.records import PreflightReport
+from training.results import Contamination, DifferenceFacts, TaskMetric, TaskResult, TaskResults, TaskSample
 from training.run_folder import (
     describe_environment,
     read_evaluations,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from training.records import DifferenceFacts, MetricFacts
+from training.results import DifferenceFacts, MetricFacts
 
 RESAMPLES, SEED = 10_000, 20_261_124
 LEVEL = 0.05

@@ -21,7 +21,7 @@ from training.errors import TrainingError
 from training.evaluate import base_file, check_evaluation_set, evaluation_key, find_cached, load_items
 from training.intervals import measure, verdict_of
 from training.metrics import Subject
-from training.records import EvaluationResult, JudgedItem, JudgedResult, MetricFacts
+from training.results import EvaluationResult, JudgedItem, JudgedResult, MetricFacts
 from training.run_folder import read_evaluations, require_finished, require_preflight, require_run, write_json
 from training.run_page import write_page
 

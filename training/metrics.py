@@ -30,7 +30,7 @@ from typing import Any
 from training.chat import Row, common_prefix, end_tokens, merge_system
 from training.errors import TrainingError
 from training.eval_items import EvalItem, extract
-from training.records import Diversity
+from training.results import Diversity
 
 Values = dict[str, list[float]]
 Messages = Sequence[Mapping[str, str]]

@@ -29,7 +29,8 @@ from training.adapter import ADAPTER, folder_digest
 from training.config import RunFile, load_run_file
 from training.errors import TrainingError
 from training.methods import METHODS, MethodName
-from training.records import SCHEMA, Environment, EvaluationResult, PreflightReport, RunRecord, TaskResult, to_json
+from training.records import SCHEMA, Environment, PreflightReport, RunRecord, to_json
+from training.results import EvaluationResult, TaskResult
 
 RUN, PREFLIGHT, METRICS, CONFIG, EVAL, LOG = "run.json", "preflight.json", "metrics.jsonl", "config.yaml", "eval.json", "log.txt"
 CHECKPOINTS, MARK = "checkpoints", "complete"

@@ -22,14 +22,8 @@ from argilla_setup.shown import mask_secrets
 from curation.errors import UserError
 from training.card import loss_picture
 from training.classification import OTHER, confused_pairs
-from training.records import (
-    Classification,
-    Confusion,
-    EvaluationResult,
-    JudgedResult,
-    RunRecord,
-    TaskResult,
-)
+from training.records import RunRecord
+from training.results import Classification, Confusion, EvaluationResult, JudgedResult, TaskResult
 from training.run_folder import METRICS, read_evaluations, read_json, read_tasks, task_file, validate_record
 
 PAGE = "report.html"

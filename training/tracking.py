@@ -18,7 +18,8 @@ from urllib.parse import urlsplit
 from curation.snapshot.manifest import MANIFEST, SIGNATURE
 from training.config import RunFile
 from training.ranks import is_main
-from training.records import EvaluationResult, PreflightReport, RunRecord
+from training.records import PreflightReport, RunRecord
+from training.results import EvaluationResult
 
 TENSORBOARD = "tensorboard"
 """Folder of TensorBoard's events in the run folder."""

@@ -13,7 +13,8 @@ from training.config import load_run_file
 from training.errors import RunFileError, TrainingError
 from training.evaluate import compare, evaluate_run
 from training.preflight import preflight
-from training.records import EvaluationResult, LengthStats
+from training.records import LengthStats
+from training.results import EvaluationResult
 
 
 def quiet(_: str) -> None:

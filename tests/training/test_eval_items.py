@@ -14,7 +14,7 @@ from training.config import EvalSet
 from training.errors import TrainingError
 from training.eval_items import EvalItem, extract, read_eval_items
 from training.metrics import measure_diversity, read_answers, read_billable
-from training.records import Diversity, EvalFile, EvaluationResult
+from training.results import Diversity, EvalFile, EvaluationResult
 
 MATHS = [{"question": "2 + 2?", "answer": "Two and two.\n#### 4"}, {"question": "3 + 3?", "answer": "Three and three.\n#### 6"}]
 

@@ -14,7 +14,7 @@ from curation.snapshot.tasks import documents_of, texts_digest
 from tests.support.training_samples import load_run, phrase, run_settings, write_signed
 from training.errors import TrainingError
 from training.harness import TaskOptions, compare_tasks, evaluate_tasks, load_tasks, read_metrics, tasks_text
-from training.records import TaskMetric, TaskResult
+from training.results import TaskMetric, TaskResult
 
 INSTALLED = importlib.util.find_spec("lm_eval") is not None
 needs_harness = pytest.mark.skipif(not INSTALLED, reason="lm-eval is not installed (extra `lm-eval`)")

@@ -15,7 +15,7 @@ from training.errors import TrainingError
 from training.evaluate import base_file, evaluation_key, load_items
 from training.judge import judge_run, outcome_of, summarize
 from training.metrics import Subject
-from training.records import EvaluationResult, JudgedItem
+from training.results import EvaluationResult, JudgedItem
 from training.run_folder import require_preflight, require_run, write_json
 
 

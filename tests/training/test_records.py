@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from training.errors import TrainingError
-from training.records import EvaluationResult, PreflightReport, RunRecord, to_json
+from training.records import PreflightReport, RunRecord, to_json
+from training.results import EvaluationResult
 from training.run_folder import describe_provenance, read_evaluations, seal_of, validate_record, write_json
 
 SNAPSHOT = {"name": "codes", "version": 2, "kind": "instruction", "digest": "a" * 64, "path": "../s", "signer": "sha256:x"}

@@ -15,7 +15,8 @@ from tests.support.browsing import browser  # noqa: F401
 from training.classification import classify
 from training.evaluate import compare_results
 from training.intervals import measure
-from training.records import Contamination, EvaluationResult, JudgedResult, RunRecord, TaskMetric, TaskResult
+from training.records import RunRecord
+from training.results import Contamination, EvaluationResult, JudgedResult, TaskMetric, TaskResult
 from training.run_folder import require_run, write_json
 from training.run_page import GROUPS, read_page, write_page
 

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from tests.support.training_samples import TRAINER, load_run, run_settings
-from training.records import DifferenceFacts, EvalFile, EvaluationResult, MetricFacts
+from training.results import DifferenceFacts, EvalFile, EvaluationResult, MetricFacts
 from training.tracking import evaluation_table
 
 SHORT = TRAINER | {"max_steps": 2}
