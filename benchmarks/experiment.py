@@ -213,7 +213,9 @@ def print_tables(results: Sequence[dict[str, object]], picture: Path) -> None:
     def mean(arm: str, seeds: Iterable[int]) -> list[float]:
         return [sum(values) / len(values) for values in zip(*(runs[arm][seed] for seed in seeds), strict=True)]
 
-    print("\n| arm | seeds | wrong labels | accuracy [95 %] | by seed | difference [95 %] | above 0 in |\n|---|---|---|---|---|---|---|")
+    print(
+        "\n| arm | seeds | wrong labels | accuracy [95 %] | by seed | difference [95 %] | interval without 0 in |\n|---|---|---|---|---|---|---|"
+    )
     points = []
     for arm in (name for name in (*ARMS, *(f"dose-{dose}" for dose in DOSES)) if name in runs):
         found, other = measure(mean(arm, runs[arm])), "dose-0" if arm.startswith("dose-") else "raw"
@@ -224,8 +226,9 @@ def print_tables(results: Sequence[dict[str, object]], picture: Path) -> None:
         line += ", ".join(f"{value:.3f}" for value in each)
         if arm != other and (both := sorted(runs[arm].keys() & runs[other].keys())):
             change = compare(mean(arm, both), mean(other, both))
-            above = sum(compare(runs[arm][seed], runs[other][seed]).low > 0 for seed in both)
-            line += f" | to {other} {change.difference:+.3f} [{change.low:+.3f}, {change.high:+.3f}] | {above} of {len(both)} seeds |"
+            each_change = [compare(runs[arm][seed], runs[other][seed]) for seed in both]
+            clear = sum(one.low > 0 or one.high < 0 for one in each_change)
+            line += f" | to {other} {change.difference:+.3f} [{change.low:+.3f}, {change.high:+.3f}] | {clear} of {len(both)} seeds |"
         else:
             line += " | | |"
         print(line)

@@ -1,8 +1,8 @@
 """Pydantic models of the JSON files in a run folder: preflight.json, run.json and training.json.
 
 Later stages read these files, so each has one typed model. Keys that a file does not have yet, because an older version wrote it, have
-defaults. Keys a model does not know are kept (`extra="allow"`) and written back, so that a newer file survives reading. `results.py` has the
-models of what evaluations write.
+defaults. Keys a model does not know are kept (`extra="allow"`) and written back, so that a newer file survives reading. `results.py` has
+the models of what evaluations write.
 """
 
 from __future__ import annotations
