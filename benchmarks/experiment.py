@@ -213,9 +213,8 @@ def print_tables(results: Sequence[dict[str, object]], picture: Path) -> None:
     def mean(arm: str, seeds: Iterable[int]) -> list[float]:
         return [sum(values) / len(values) for values in zip(*(runs[arm][seed] for seed in seeds), strict=True)]
 
-    print(
-        "\n| arm | seeds | wrong labels | accuracy [95 %] | by seed | difference [95 %] | interval without 0 in |\n|---|---|---|---|---|---|---|"
-    )
+    print("\n| arm | seeds | wrong labels | accuracy [95 %] | by seed | difference [95 %] | interval without 0 in |")
+    print("|---|---|---|---|---|---|---|")
     points = []
     for arm in (name for name in (*ARMS, *(f"dose-{dose}" for dose in DOSES)) if name in runs):
         found, other = measure(mean(arm, runs[arm])), "dose-0" if arm.startswith("dose-") else "raw"
