@@ -62,9 +62,10 @@ def scan(
     """Find duplicates and leaks in Parquet parts outside the project. Example: curate scan my-project s3://bucket/rows s3://bucket/found"""
     from curation.stages.scan import scan as run_stage
 
-    columns = {"text": text, "label": label, "vectors": vectors}
     with progress_bar(as_json) as progress:
-        result = run_stage(folder, source, target, ray=ray, **columns, rows_per_task=rows_per_task, progress=progress)
+        result = run_stage(
+            folder, source, target, ray=ray, text=text, label=label, vectors=vectors, rows_per_task=rows_per_task, progress=progress
+        )
     print_result(result, as_json, verbose=verbose)
 
 

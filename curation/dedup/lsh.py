@@ -28,6 +28,8 @@ RECALL = 0.995
 _SIZES = (64, 80, 128, 160, 192, 288)
 # Rows below which sampling costs more than it can save.
 FEW = 10_000
+# Rows above which wider bands than the sketches of one process are considered.
+MANY = 20_000_000
 _SAMPLE, _BINS = 1024, 64
 # Signature bytes per row, at most; and the share of pairs at the threshold that a signature may reject.
 _SIGNED, _MISSED = 320, 1e-4
@@ -70,7 +72,9 @@ def choose_bands(rows: Rows, *, threshold: float, shingle: int, codes: Array, to
         close = sum(chance * _passes(same / _BINS, threshold, pair) for same, chance in enumerate(candidates))
         return n * bands * (15 + 8 * width) + pairs * (sum(candidates) * 250 + close * 16 * length)
 
-    return min(_proposals(threshold), key=cost)
+    # Beyond the rows of one process chance candidates outweigh wide bands, of which the recall needs many.
+    wide = [(_bands_of(width, threshold), width) for width in range(6, 13)] if n > MANY and threshold < 1 else []
+    return min([*_proposals(threshold), *wide], key=cost)
 
 
 @lru_cache(maxsize=64)
@@ -123,7 +127,12 @@ def _proposals(threshold: float) -> list[tuple[int, int]]:
         return good
     # Low thresholds: no proposal reaches the recall, so take narrow bands and as many as the recall needs.
     width = 1 if threshold < 0.5 else 2
-    return [(int(np.ceil(np.log(1 - RECALL) / np.log1p(-(threshold**width)))), width)]
+    return [(_bands_of(width, threshold), width)]
+
+
+def _bands_of(width: int, threshold: float) -> int:
+    """Return the bands of this width that the recall needs."""
+    return int(np.ceil(np.log(1 - RECALL) / np.log1p(-(threshold**width))))
 
 
 def _share_by_similarity(rows: Rows, shingle: int) -> Array:

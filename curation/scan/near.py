@@ -29,17 +29,16 @@ _KEYS = pa.schema({"key": pa.uint32(), "text": pa.uint64(), "row": pa.uint32()})
 """A band key (of band 0 the first one, as a proof), the hash of the text and label, and the row's place in its unit."""
 EQUAL = pa.schema({"row": pa.int64(), "twin": pa.int64()})
 _SHARED = pa.schema({"row": pa.int64(), "twin": pa.int64()})
-_ATTACHED = pa.schema({"row": pa.int64(), "twin": pa.int64(), "text": pa.large_string()})
+_ATTACHED = pa.schema({"row": pa.int64(), "twin": pa.int64(), "text": pa.large_binary()})
 _LOW = np.uint64(0xFFFFFFFF)
 # Rows that the shape of the bands is chosen on.
 _SAMPLE = 1024
 
 
-def sample_texts(job: Job, unit: int, places: Array) -> tuple[list[str], list[int]]:
+def sample_texts(job: Job, unit: int, places: Array) -> tuple[list[bytes | None], list[int]]:
     """Return the texts and the label numbers at some places of a unit."""
     own = places - job.units[unit].start
-    texts = job.read(unit, job.settings.text)[job.settings.text].take(pa.array(own))
-    return [text or "" for text in texts.to_pylist()], job.labels(unit)[own].tolist()
+    return _texts(job, unit).take(pa.array(own)).to_pylist(), job.labels(unit)[own].tolist()
 
 
 def sampled_places(rows: int) -> Array:
@@ -47,11 +46,11 @@ def sampled_places(rows: int) -> Array:
     return np.unique(np.linspace(0, rows - 1, _SAMPLE).astype(np.int64)) if rows else np.empty(0, np.int64)
 
 
-def bands_by(sample: Sequence[tuple[list[str], list[int]]], job: Job) -> tuple[int, int]:
+def bands_by(sample: Sequence[tuple[list[bytes | None], list[int]]], job: Job) -> tuple[int, int]:
     """Return the (bands, bins per band) that cost the least for all rows, by a sample of them."""
     labels = np.array([label for _, some in sample for label in some], np.uint64)
     codes = np.unique(labels, return_inverse=True)[1].ravel() - 1
-    rows = read_rows([text for texts, _ in sample for text in texts])
+    rows = read_rows(pa.array([text for texts, _ in sample for text in texts], pa.large_binary()))
     return choose_bands(rows, threshold=job.settings.near, shingle=job.settings.shingle, codes=codes, total=job.rows)
 
 
@@ -59,12 +58,12 @@ def sketch(job: Job, unit: int) -> Facts:
     """Write the keys of a unit, one group for each (band, prefix)."""
     from curation.dedup.kernels.sketch import band_keys
 
-    table = job.read(unit, job.settings.text)
-    n, salts = table.num_rows, job.labels(unit)
+    texts, salts = _texts(job, unit), job.labels(unit)
+    n = len(texts)
     keys, counts = np.empty((job.bands[0], n), np.uint32), np.empty(n, np.int64)
     # No signatures: they would be longer than most texts, and the task that compares a pair has the texts.
     given = BandSketch(job.settings.shingle, job.bands, salts, keys, counts, np.empty((n, 0), np.uint8))
-    keyed = read_by(band_keys, read_rows(table[job.settings.text]), given)
+    keyed = read_by(band_keys, read_rows(texts), given)
     rows, hashes, is_empty = np.arange(n, dtype=np.uint32), keyed.keys ^ salts, keyed.lengths == 0
 
     def groups() -> Iterator[pa.Table]:
@@ -128,7 +127,7 @@ def attach(job: Job, bucket: int) -> Facts:
     def groups() -> Iterator[pa.Table]:
         for unit in job.units_in(bucket):
             start, stop = np.searchsorted(twin, job.starts[unit : unit + 2])
-            texts = job.read(unit, job.settings.text)[job.settings.text] if start < stop else pa.chunked_array([], pa.large_string())
+            texts = _texts(job, unit) if start < stop else pa.chunked_array([], pa.large_binary())
             text = texts.take(pa.array(twin[start:stop] - job.starts[unit]))
             found = pa.table([pa.array(row[start:stop]), pa.array(twin[start:stop]), text], schema=_ATTACHED)
             yield from split_groups(found, job.buckets_of(row[start:stop]), job.buckets)
@@ -153,9 +152,9 @@ def compare(job: Job, bucket: int) -> Facts:
             continue
         later, mine = np.unique(rows[start:stop], return_inverse=True)
         _, at, theirs = np.unique(twins[start:stop], return_index=True, return_inverse=True)
-        own = job.read(unit, job.settings.text)[job.settings.text].take(pa.array(later - job.starts[unit]))
+        own = _texts(job, unit).take(pa.array(later - job.starts[unit]))
         other = table["text"].slice(start, stop - start).take(pa.array(at))
-        texts = keyed_rows(pa.chunked_array([*own.chunks, *other.chunks], pa.large_string())).rows
+        texts = keyed_rows(pa.chunked_array([*own.chunks, *other.chunks], pa.large_binary())).rows
         pairs, scores = np.column_stack([mine, len(later) + theirs]), np.empty(stop - start)
         # Twice the bytes are more than the shingles; the comparison needs an upper bound only.
         counts, no_signatures = np.maximum(texts.sizes, 1) * 2, (np.empty((len(texts), 0), np.uint64), 0)
@@ -165,6 +164,11 @@ def compare(job: Job, bucket: int) -> Facts:
     near = np.concatenate(found)
     pairs_found = pa.table([near[:, 0].astype(np.int64), near[:, 1].astype(np.int64), near[:, 2]], schema=PAIRS)
     return write_pairs(job, "compare", bucket, pairs_found)
+
+
+def _texts(job: Job, unit: int) -> pa.ChunkedArray:
+    """Return the texts of a unit as bytes: `curate dedup --ray` also has texts that UTF-8 cannot encode."""
+    return job.read(unit, job.settings.text)[job.settings.text].cast(pa.large_binary())
 
 
 def _places(job: Job, table: pa.Table) -> Array:

@@ -96,9 +96,7 @@ def scan(source: str, target: str, settings: ScanSettings, workers: Workers) -> 
     if (report := findings.read(LISTING)) is None:
         notes = list[str]()
         if units:
-            if run.job.rows >= FEW:
-                run.job = replace(run.job, bands=_choose_bands(run))
-            _find_near(run)
+            find_near_in_parts(run)
             if settings.semantic is not None:
                 notes += _find_semantic(run)
             if settings.suites:
@@ -139,7 +137,10 @@ def _choose_bands(run: Run) -> tuple[int, int]:
     return near.bands_by(sample, run.job)
 
 
-def _find_near(run: Run) -> None:
+def find_near_in_parts(run: Run) -> None:
+    """Find the exact and near-duplicates: the files of the steps `equal` and `compare-decide`."""
+    if run.job.rows >= FEW:
+        run.job = replace(run.job, bands=_choose_bands(run))
     job = run.job
     run.step("sketch", near.sketch, _numbers(len(job.units)))
     run.step("equal", near.equal, _numbers(job.prefixes))

@@ -39,7 +39,7 @@ def dropped(job: Job, unit: int) -> Array:
         if job.files.get(step):
             found.append(read_group(job.work.below(step), job.files[step], bucket)["row"].to_numpy())
     places = np.concatenate(found)
-    return places[(places >= job.starts[unit]) & (places < job.starts[unit + 1])]
+    return np.asarray(places[(places >= job.starts[unit]) & (places < job.starts[unit + 1])])
 
 
 def embed(job: Job, unit: int) -> Facts:
@@ -75,7 +75,8 @@ def train(job: Job, cells: int) -> Facts:
     options = {"niter": 5, "spherical": True, "max_points_per_centroid": _TRAINING, "min_points_per_centroid": 8, "seed": 0}
     clustering = faiss.Kmeans(vectors.shape[1], min(cells, len(vectors)), **options)
     clustering.train(vectors)
-    centroids = _vector_table(np.arange(len(clustering.centroids)), np.zeros(len(clustering.centroids), np.uint64), clustering.centroids)
+    found = np.asarray(clustering.centroids)
+    centroids = _vector_table(np.arange(len(found)), np.zeros(len(found), np.uint64), found)
     sample = pa.concat_tables(sampled)
     return write_groups(job.work, "train/000000.arrow", [centroids, sample], centroids.schema)
 

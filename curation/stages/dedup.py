@@ -13,10 +13,10 @@ import pyarrow as pa
 from curation.config.project import settings_digest
 from curation.dedup import cluster_alarms, find_exact, find_near, find_semantic
 from curation.dedup.arrow_text import is_compiled
-from curation.dedup.near_pairs import find_near_on_ray
 from curation.embed import model_digest
 from curation.findings import FindingKind, gate_alarms
 from curation.records import KINDS, prompt_text
+from curation.scan.on_ray import find_near_on_ray
 from curation.store import facts, records, runs
 from curation.store.database import hold_lock
 from curation.store.facts import Finding

@@ -18,10 +18,10 @@ from pathlib import Path
 import pytest
 
 from curation import api as stages
-from curation.dedup import find_near, find_near_pairs
+from curation.dedup import find_near_pairs
 from curation.dedup.lsh import NearIndex, add_sketches, bands_for, candidate_pairs, find_candidates, open_index, sketches, sketches_for
-from curation.dedup.near_pairs import find_near_on_ray
 from curation.errors import ProjectError
+from curation.scan.on_ray import find_near_on_ray
 from curation.snapshot import write_snapshot
 from curation.store import facts, records, runs
 from curation.store.database import open_store
@@ -122,17 +122,6 @@ def test_rows_near_to_an_earlier_snapshot_are_left_out_with_its_text(tmp_path: P
 def test_ray_missing_or_away_is_a_sentence() -> None:
     with pytest.raises(ProjectError, match=r"--ray.*(needs the package ray|no cluster answers)"):
         find_near_on_ray(corpus(10), address="127.0.0.1:1")
-
-
-@pytest.mark.soak
-def test_two_ray_workers_find_what_this_process_finds() -> None:
-    pytest.importorskip("ray", reason="the extra ray (240 MB) is not installed")
-    rows = [*corpus(400), "", "  ", "\ud800 alone in a row of some length", "\ud800 alone in a row of some lengths"]
-    rng = random.Random(2)
-    rank, labels = rng.sample(range(len(rows)), len(rows)), [rng.choice([None, "x", "y"]) for _ in rows]
-    for given in ({}, {"rank": rank}, {"labels": labels, "rank": rank}):
-        found = find_near_on_ray(rows, address="local", rows_per_part=170, **given)  # type: ignore[arg-type]
-        assert found.to_pylist() == find_near(rows, edits=None, **given).to_pylist()  # type: ignore[arg-type]
 
 
 @pytest.mark.soak

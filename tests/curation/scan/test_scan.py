@@ -21,10 +21,13 @@ import pytest
 
 from curation import api
 from curation.dedup import find_exact, find_near, find_semantic
+from curation.dedup.arrow_text import read_rows
+from curation.dedup.lsh import choose_bands, found_at
 from curation.errors import ProjectError
 from curation.leakage.detector import find_leaks
 from curation.scan import LISTING, InProcess, Scanned, ScanSettings, Suite, connected, pairs, scan, workers
 from curation.scan.job import Job
+from curation.scan.on_ray import find_near_on_ray
 from curation.scan.storage import Folder, Unit
 from tests.support.projects import blank
 
@@ -154,6 +157,14 @@ def test_cells_find_nearly_all_semantic_duplicates(corpus: Corpus, tmp_path: Pat
         {line[:3] for line in lines if line[1] == "semantic"} for lines in (findings(str(tmp_path / "found")), expected(corpus))
     )
     assert len(found & truth) >= 0.99 * len(truth) and "sampled recall" in scanned.notes[-1]
+
+
+def test_bands_get_wider_with_the_rows() -> None:
+    """At a billion rows narrow bands would propose hundreds of chance candidates for each row."""
+    rng = random.Random(3)
+    rows = read_rows([" ".join(rng.choices([f"{a}{b}" for a in WORDS for b in WORDS], k=20)) for _ in range(1024)])
+    chosen = [choose_bands(rows, threshold=0.7, shingle=5, codes=np.full(1024, -1), total=n) for n in (9_000, 1_000_000, 1_000_000_000)]
+    assert chosen[0][1] <= chosen[1][1] < chosen[2][1] and all(found_at(0.7, *shape) >= 0.995 for shape in chosen)
 
 
 def pair_job(folder: Path, rows: int) -> Job:
@@ -293,6 +304,16 @@ def test_two_nodes_find_the_same_from_s3_to_s3(corpus: Corpus, s3: str, cluster:
         "plan.json",
         LISTING,
     ]
+
+
+def test_rows_of_a_project_are_compared_on_the_cluster_as_in_process(cluster: Any) -> None:
+    rng = random.Random(2)
+    rows = [words(rng, rng.randint(1, 12)) for _ in range(150)]
+    rows += [row.replace("a", "o", 1) for row in rows[:90]] + rows[:9]
+    rows += ["", "  ", "\ud800 alone in a row of some length", "\ud800 alone in a row of some lengths"]
+    given: dict[str, Any] = {"rank": rng.sample(range(len(rows)), len(rows)), "labels": [rng.choice([None, "x"]) for _ in rows]}
+    found = find_near_on_ray(rows, address="any", rows_per_part=130, **given)
+    assert found.to_pylist() == find_near(rows, edits=None, **given).to_pylist() and len(found) > 40
 
 
 def die_once(flag: Path, number: int) -> int:
