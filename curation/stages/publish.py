@@ -6,6 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from curation.config.project import load_project
+from curation.distribution.pii import KINDS, PiiSearch
 from curation.errors import SnapshotError, command
 from curation.snapshot.hub import is_hub, lay_out, parse_address, send_statements_to_hub, send_to_hub
 from curation.snapshot.keys import find_trusted_keys
@@ -17,6 +19,7 @@ from curation.snapshot.verify import Snapshot, load_snapshot, verify_snapshot
 from curation.snapshot.withdrawal import FOLDER as WITHDRAWALS
 from curation.snapshot.withdrawal import read_withdrawal
 from curation.stages.recording import record_in_project
+from curation.views.privacy import pii_search
 from curation.workspace import StageResult
 
 
@@ -58,7 +61,7 @@ def publish(
         parse_address(target, content="snapshot")
         listing = lay_out(listing)
     if dry_run:
-        return _describe(found, listing, target, public=public)
+        return _describe(found, listing, target, public=public, search=_search_near(path))
     send = send_to_hub if is_hub(target) else send_folder
     done = send(path, target, listing, say=say, **({"public": public} if is_hub(target) else {}))
     counts: dict[str, Any] = {"url": done.url, "digest": manifest.digest.root, "sent": list(done.sent), "bytes": done.size}
@@ -69,13 +72,19 @@ def publish(
     return StageResult("publish", manifest.rows, manifest.rows, counts, notes)
 
 
-def _describe(found: Snapshot, listing: Listing, target: str, *, public: bool) -> StageResult:
+def _search_near(path: Path) -> PiiSearch:
+    """Return the search for PII of the project that a snapshot is in, or the default one."""
+    folder = path.resolve().parent.parent
+    return pii_search(load_project(folder)) if (folder / "project.yaml").is_file() else PiiSearch()
+
+
+def _describe(found: Snapshot, listing: Listing, target: str, *, public: bool, search: PiiSearch) -> StageResult:
     """Return what would leave: files, fields, rows, licenses, and findings of PII in the rows."""
     from curation.quality.privacy import count_pii
 
     manifest = found.manifest
     fields = found.table(SPLITS[0]).column_names
-    pii = count_pii(texts for split in SPLITS for texts in _row_texts(found.table(split).to_pylist()))
+    pii = count_pii((texts for split in SPLITS for texts in _row_texts(found.table(split).to_pylist())), search)
     provenance = manifest.provenance
     counts = {
         "target": target,
@@ -90,7 +99,9 @@ def _describe(found: Snapshot, listing: Listing, target: str, *, public: bool) -
     }
     notes = [*_warnings(manifest, public=public), "Nothing was sent. Run the command without --dry-run to publish."]
     if pii.rows_with:
-        notes.insert(0, f"{pii.sentence} Names and addresses are not searched here.")
+        notes.insert(0, pii.sentence)
+    if unsearched := [kind for kind in KINDS if kind not in search.kinds]:
+        notes.append(f"Not searched for: {', '.join(unsearched)} (screen.pii.kinds in project.yaml).")
     return StageResult("publish", manifest.rows, 0, counts, notes)
 
 

@@ -20,6 +20,7 @@ from curation.snapshot.hub import lay_out, send_to_hub
 from curation.snapshot.keys import add_trusted_key
 from curation.snapshot.transport import LISTING, list_folder, read_listing
 from tests.support.hub_server import Hub, Repo, serve_commits
+from tests.support.projects import blank
 from tests.support.snapshot_rows import instruction, pair, splits_of, unlock, write
 
 CARD = "---\nlicense: cc-by-4.0\npretty_name: demo v1\n---\n\n# demo\n"
@@ -78,7 +79,17 @@ def test_a_dry_run_lists_what_leaves_and_sends_nothing(signed: Path, memory: Any
 def test_a_dry_run_counts_personal_data(home: Path, memory: Any) -> None:
     rows = splits_of(lambda n: instruction(n, f"Write to ada{n}@firma.de" if n < 5 else "Code: A00.0"))
     path = make_signed(home, splits=rows)
-    assert publish(path, "memory://shared", dry_run=True).counts["pii"] == {"email": 5}
+    found = publish(path, "memory://shared", dry_run=True)
+    assert found.counts["pii"] == {"email": 5}
+    assert any("Not searched for: date of birth, postal address, name" in note for note in found.notes)
+
+
+def test_a_dry_run_searches_what_the_snapshots_project_searches(home: Path, memory: Any) -> None:
+    path = make_signed(home, splits=splits_of(lambda n: instruction(n, f"Ruf 030 {900180 + n} an" if n < 5 else "Code: A00.0")))
+    assert publish(path, "memory://shared", dry_run=True).counts["pii"] == {}
+    text = (blank(home / "other") / "project.yaml").read_text()
+    (home / "project" / "project.yaml").write_text(text.replace("regions: [US, GB]", "regions: [DE]"))
+    assert publish(path, "memory://shared", dry_run=True).counts["pii"] == {"phone number": 5}
 
 
 def test_an_unsigned_or_revoked_snapshot_stays_here(signed: Path, home: Path, memory: Any) -> None:
