@@ -33,13 +33,13 @@ def measure(rows: int, semantic: bool, rows_per_task: int) -> dict[str, object]:
         return " ".join(vocabulary[np.minimum(draws.zipf(1.3, draws.integers(8, 60)), 30_000) - 1])
 
     with tempfile.TemporaryDirectory() as folder:
-        source, made = Path(folder) / "rows", list[str]()
+        source, made, texts = Path(folder) / "rows", list[str](), list[str]()
         source.mkdir()
         for start in range(0, rows, 10_000):
             part = [text() for _ in range(min(10_000, rows - start) * 4 // 5)]
             made = part[:500]
             part += [one.replace(" w1", " w2", 1) + "." for one in (part[n] for n in draws.integers(0, len(part), len(part) // 4))]
-            columns = {"text": part}
+            columns, texts = {"text": part}, texts + part
             if semantic:
                 vectors = draws.normal(size=(len(part), 384)).astype(np.float32)
                 columns["vector"] = list(vectors)
@@ -47,8 +47,29 @@ def measure(rows: int, semantic: bool, rows_per_task: int) -> dict[str, object]:
         suites = (Suite("exam", tuple(made + [text() for _ in range(500)])),)
         settings = ScanSettings(suites=suites, rows_per_task=rows_per_task, vectors="vector", semantic=0.9 if semantic else None)
         found = scan(str(source), str(Path(folder) / "found"), settings, InProcess())
+        same = compare(texts, Path(folder) / "found")
     steps = {step: [cost.tasks, round(cost.cpu_s, 2), round(cost.peak_mb)] for step, cost in found.costs.items() if cost.tasks}
-    return {"rows": found.rows, "found": found.found, "steps": steps}
+    return {"rows": found.rows, "found": found.found, "drops, of these as in process": same, "steps": steps}
+
+
+def compare(texts: list[str], folder: Path) -> list[int]:
+    """Return the exact and near-duplicates that one process finds, and how many of them the scan dropped for the same row."""
+    import pyarrow.parquet as pq
+
+    from curation.dedup import find_exact, find_near
+
+    lines = [line for part in sorted(folder.glob("*.parquet")) for line in pq.read_table(part).to_pylist()]
+    place = {line["part"]: int(line["part"][5:14]) for line in lines}
+    wanted = {(line["row"], line["kept"]) for line in find_exact(texts).to_pylist()}
+    gone = {row for row, _ in wanted}
+    left = [row for row in range(len(texts)) if row not in gone]
+    wanted |= {(left[line["row"]], left[line["kept"]]) for line in find_near([texts[row] for row in left], edits=None).to_pylist()}
+    found = {
+        (place[line["part"]] + line["row"], int(line["kept_part"][5:14]) + line["kept_row"])
+        for line in lines
+        if line["kind"] in ("exact", "near")
+    }
+    return [len(wanted), len(wanted & found)]
 
 
 def main() -> None:

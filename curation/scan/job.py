@@ -13,8 +13,8 @@ from curation.dedup.arrow_text import Array
 from curation.dedup.semantic import EXACT_UP_TO
 from curation.scan.storage import Folder, Unit, read_unit
 
-# Units that a bucket holds at least, so that a part of a bucket is no tiny read.
-_BUCKETS = 32
+# Buckets up to which each has one unit, and units of a bucket beyond: a bucket's candidate pairs and their texts are in memory together.
+_BUCKETS, _UNITS = 32, 4
 # Rows of a group of keys, in tasks' worth of rows: an entry takes 20 bytes, a row some hundred.
 _KEYS_PER_TASK = 20
 
@@ -99,7 +99,7 @@ class Job:
     @property
     def buckets(self) -> int:
         """Groups of consecutive units that texts and pairs are sent to."""
-        return min(len(self.units), max(_BUCKETS, int(len(self.units) ** 0.5)))
+        return min(len(self.units), max(_BUCKETS, len(self.units) // _UNITS))
 
     def units_in(self, bucket: int) -> range:
         """Return the numbers of the units in a bucket."""
