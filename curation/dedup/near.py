@@ -235,7 +235,7 @@ def roots_of(parent: Array) -> Array:
 
 
 def sorted_bands(keys: Array, which: Array) -> list[Array]:
-    """Return, for each band, the sorted (key, place) of the places whose key another place has too, packed in one uint64 each."""
+    """Return, for each band, the sorted (key, place) of the places whose key another place may have, packed in one uint64 each."""
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         return list(pool.map(partial(_shared_keys, which), keys))
 
@@ -247,25 +247,20 @@ def _shared_keys(which: Array, keys: Array) -> Array:
     bits = min(32, max(6, (16 * len(which)).bit_length()))
     once, twice = np.empty((2, 1 << (bits - 6)), np.uint64)
     packed: Array = np.empty(len(which), np.uint64)
-    packed = np.sort(packed[: mark_repeated(keys, which, np.uint32(32 - bits), once, twice, packed)])
-    if not len(packed):
-        return packed
-    high = packed >> _32
-    same = high[1:] == high[:-1]
-    return np.asarray(packed[np.concatenate([same, [False]]) | np.concatenate([[False], same])])
+    return np.sort(packed[: mark_repeated(keys, which, np.uint32(32 - bits), once, twice, packed)])
 
 
 def _decide(firsts: Firsts, edits: float | None, *, fixed: int = 0) -> tuple[Decided, int]:
     """Visit the places best first; each is kept, or dropped for the most similar place kept before it."""
-    from curation.dedup.kernels.keep import compare_with_first, keep_best
+    from curation.dedup.kernels.keep import compare_with_first, find_heads, keep_best
 
     places = firsts.places._replace(fixed=fixed)
     n = len(places.which)
     buckets = _buckets_of(firsts.keys, places.which)
     # The best place of each bucket is usually kept, so all others are compared with it first, on all cores; the
     # visit itself must be sequential.
-    heads = np.full(buckets.n_buckets, n + 1, np.int64)
-    np.minimum.at(heads, buckets.members, np.repeat(np.arange(n), np.diff(buckets.begins)))
+    heads = np.full(buckets.n_buckets, -1, np.int64)
+    find_heads(buckets, heads)
     compared = Compared(np.full(len(buckets.members), -1, np.int32), np.empty(len(buckets.members)))
     spread(compare_with_first, n, buckets, heads, places, compared)
     result = Decision(np.arange(n), np.arange(n), np.ones(n))
@@ -280,15 +275,15 @@ def _decide(firsts: Firsts, edits: float | None, *, fixed: int = 0) -> tuple[Dec
 
 def _buckets_of(keys: Array, which: Array) -> Buckets:
     """Return one bucket for each band key that at least two places share."""
-    from curation.dedup.kernels.sketch import count_runs, runs_of
+    from curation.dedup.kernels.sketch import count_members, write_members
 
-    parts, count = list[Array](), 0
-    for packed in sorted_bands(keys, which):
-        members, runs = count_runs(packed)
-        part = np.empty(members, np.uint64)
-        runs_of(packed, count, part)
-        parts, count = [*parts, part], count + runs
-    return _from_pairs(np.concatenate(parts) if parts else np.empty(0, np.uint64), len(which), count)
+    bands, sizes, count = sorted_bands(keys, which), np.zeros(len(which), np.int64), 0
+    numbers = [count := count + count_members(packed, sizes) for packed in bands]
+    begins = np.concatenate([[0], np.cumsum(sizes)])
+    members, at = np.empty(begins[-1], np.int32), begins[:-1].copy()
+    for packed, first_bucket in zip(bands, [0, *numbers], strict=False):
+        write_members(packed, first_bucket, at, members)
+    return Buckets(begins, members, count)
 
 
 def _from_pairs(pairs: Array, places: int, count: int) -> Buckets:

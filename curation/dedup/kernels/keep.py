@@ -38,6 +38,21 @@ class Members(NamedTuple):
 
 
 @njit(nogil=True, cache=True)
+def find_heads(buckets, heads):
+    """Find the first place of each bucket.
+
+    Args:
+        buckets: `near.Buckets`.
+        heads: first place of each bucket; -1 on entry; written.
+    """
+    begins, members = buckets.begins, buckets.members
+    for place in range(len(begins) - 1):
+        for i in range(begins[place], begins[place + 1]):
+            if heads[members[i]] < 0:
+                heads[members[i]] = place
+
+
+@njit(nogil=True, cache=True)
 def compare_with_first(start, stop, buckets, heads, places, compared):
     """Compare each place with the first place of each of its buckets, which mostly decides it. Runs on all cores before `keep_best`.
 

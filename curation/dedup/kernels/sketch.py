@@ -1,13 +1,15 @@
 """Hash rows for equal texts, and sketch them for near ones.
 
 The sketch is the fast similarity sketch of Dahlgaard, Knudsen and Thorup (2017): as exact as a MinHash of the same size, but
-a long text takes one or two rounds in place of one hash per bin and shingle.
+a long text takes one or two rounds in place of one hash per bin and shingle. Bins that three rounds leave empty are filled as in MinHash.
 
 Rows that share an LSH band are runs of equal keys in a sorted array of (key, place). A key and a place share one 64-bit number (key in the
 upper half), because sorting one array is faster than an indirect sort.
 """
 
 from __future__ import annotations
+
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import njit
@@ -16,9 +18,12 @@ from curation.dedup.kernels.read import PRIME, hash_shingles, longest_of, mix, r
 
 _EMPTY = np.uint64(0xFFFFFFFFFFFFFFFF)
 _LOW, _32 = np.uint64(0xFFFFFFFF), np.uint64(32)
+# Rounds in which each shingle goes to one bin. It is the same for all rows: else two rows would fill a bin in two ways.
+_ROUNDS = 3
 # With so few empty bins left, one vector loop over all shingles per bin is faster than another round.
 _FEW = 4
-_BLOCK = 256
+# Shingles hashed together, and empty bins from which a loop over bins is faster than one over shingles.
+_BLOCK, _WIDE = 256, 16
 
 
 @njit(nogil=True, cache=True)
@@ -90,86 +95,92 @@ def equal_rows(start, stop, pairs, rows, equal):
         equal[i] = same
 
 
+class Scratch(NamedTuple):
+    """Working memory of `fill_bins`, and the hash functions of the bins."""
+
+    places: Any
+    """Bin of each shingle of a block."""
+    values: Any
+    """Value of each shingle of a block."""
+    factors: Any
+    """Odd 32-bit number of each bin."""
+    summands: Any
+    """32-bit number of each bin."""
+    empty: Any
+    """Bins that no shingle went to."""
+    least: Any
+    """Least value of each of them."""
+
+
+@njit(nogil=True, cache=True)
+def new_scratch(size):
+    """Allocate the working memory of a sketch of `size` bins."""
+    factors, summands = np.empty(size, np.uint32), np.empty(size, np.uint32)
+    for at in range(size):
+        h = mix(np.uint64(at) * PRIME + PRIME)
+        factors[at], summands[at] = np.uint32(h >> _32) | np.uint32(1), np.uint32(h & _LOW)
+    block = np.empty(_BLOCK, np.uint64), np.empty(_BLOCK, np.uint64)
+    return Scratch(*block, factors, summands, np.empty(size, np.int64), np.empty((3, size), np.uint32))
+
+
 @njit(nogil=True, cache=True)
 def fill_bins(hashes, count, bins, scratch):
     """Fill the bins of a fast similarity sketch.
 
-    In each round every shingle goes to one bin, and a bin keeps its least value. Rounds end when no bin is empty.
+    In each of the first three rounds every shingle goes to one bin, and a bin keeps its least value. A bin that is then empty takes
+    the least of all shingles under a hash function of its own, as in MinHash.
 
     Args:
         hashes: 64-bit hashes of the shingles.
         count: number of shingles.
         bins: round and value of each bin, uint64; written.
-        scratch: buffer from `new_scratch`.
+        scratch: `Scratch` for this number of bins.
     """
+    places, values, size = scratch.places, scratch.values, np.uint64(len(bins))
     empty = len(bins)
     bins[:] = _EMPTY
-    for turn in range(len(bins)):
-        if turn and empty <= _FEW:
-            fill_last(hashes, count, turn, bins)
-            return
-        if turn == 1 and count > 16 * len(bins):
+    for turn in range(_ROUNDS):
+        if turn == 1 and count > 16 * len(bins) and empty:
             # So many shingles left bins empty: nearly all of them are equal (a text that repeats itself).
             hashes = np.unique(hashes[:count])
             count = len(hashes)
+        if turn and empty <= _FEW:
+            for at in range(len(bins) if empty else 0):
+                if bins[at] == _EMPTY:
+                    bins[at] = least_of(hashes, count, turn, np.uint64(at), size)
+            continue
         for begin in range(0, count, _BLOCK):
-            size = min(_BLOCK, count - begin)
+            block = min(_BLOCK, count - begin)
             # Hashing is a vector loop of its own, and no branch depends on a hash: half of them would be predicted wrong.
-            places_of(hashes[begin : begin + size], turn, np.uint64(len(bins)), scratch)
-            for i in range(size):
-                at = scratch[0, i]
+            places_of(hashes[begin : begin + block], turn, size, places, values)
+            for i in range(block):
+                at = places[i]
                 old = bins[at]
-                bins[at] = min(old, scratch[1, i])
+                bins[at] = min(old, values[i])
                 empty -= old == _EMPTY
-    fill_last(hashes, count, len(bins), bins)
+    if empty:
+        fill_last(hashes, count, bins, scratch)
 
 
 @njit(nogil=True, cache=True)
-def new_scratch():
-    """Allocate the buffer for one block of `fill_bins`."""
-    return np.empty((2, _BLOCK), np.uint64)
-
-
-@njit(nogil=True, cache=True)
-def places_of(hashes, turn, size, scratch):
+def places_of(hashes, turn, size, places, values):
     """Compute the bin and the value of each shingle in one round.
 
     Args:
         hashes: 64-bit hashes of a block of shingles.
         turn: number of the round.
         size: number of bins, uint64.
-        scratch: row 0 receives the bins, row 1 the values.
+        places: bins; written.
+        values: written.
     """
     salt, high = np.uint64(turn) * PRIME, np.uint64(turn) << _32
     for i in range(len(hashes)):
         h = (hashes[i] ^ salt) * PRIME if turn else hashes[i]
         h = h ^ (h >> _32) if turn else h
         # The upper 32 bits, scaled to the number of bins without a division (Lemire's range reduction).
-        scratch[0, i] = ((h >> _32) * size) >> _32
+        places[i] = ((h >> _32) * size) >> _32
         # The round is the upper half of the value, so that a value of an earlier round is always less.
-        scratch[1, i] = high | (h & _LOW)
-
-
-@njit(nogil=True, cache=True)
-def fill_last(hashes, count, turn, bins):
-    """Run the remaining rounds for the bins that are still empty; in its last round a bin takes the least of all shingles.
-
-    Args:
-        hashes: 64-bit hashes of the shingles.
-        count: number of shingles.
-        turn: first round to run.
-        bins: bins of the sketch; written.
-    """
-    size = len(bins)
-    for at in range(size):
-        later = turn
-        while bins[at] == _EMPTY:
-            if later >= size:
-                # Rounds from `size` on: each bin has one of its own, in which all shingles go to it.
-                bins[at] = least_of(hashes, count, size + at, np.uint64(at), _EMPTY)
-            else:
-                bins[at] = least_of(hashes, count, later, np.uint64(at), np.uint64(size))
-            later += 1
+        values[i] = high | (h & _LOW)
 
 
 @njit(nogil=True, cache=True)
@@ -181,15 +192,48 @@ def least_of(hashes, count, turn, at, size):
         count: number of shingles.
         turn: number of the round.
         at: bin, uint64.
-        size: number of bins, uint64; the largest uint64 means that all shingles go to this bin.
+        size: number of bins, uint64.
     """
     salt, high, best = np.uint64(turn) * PRIME, np.uint64(turn) << _32, _EMPTY
     for i in range(count):
         h = (hashes[i] ^ salt) * PRIME
         h ^= h >> _32
-        is_here = size == _EMPTY or ((h >> _32) * size) >> _32 == at
-        best = min(best, high | (h & _LOW) if is_here else _EMPTY)
+        best = min(best, high | (h & _LOW) if ((h >> _32) * size) >> _32 == at else _EMPTY)
     return best
+
+
+@njit(nogil=True, cache=True)
+def fill_last(hashes, count, bins, scratch):
+    """Put the least of all shingles into each bin that is empty, under the hash function of that bin (factor * upper half + summand).
+
+    Args:
+        hashes: 64-bit hashes of the shingles.
+        count: number of shingles.
+        bins: bins of the sketch; written.
+        scratch: `Scratch` for this number of bins.
+    """
+    empty, high, n = scratch.empty, np.uint64(_ROUNDS) << _32, 0
+    for at in range(len(bins)):
+        empty[n] = at
+        n += bins[at] == _EMPTY
+    factors, summands, least = scratch.least[0, :n], scratch.least[1, :n], scratch.least[2, :n]
+    for i in range(n):
+        factors[i], summands[i] = scratch.factors[empty[i]], scratch.summands[empty[i]]
+    least[:] = np.uint32(_LOW)
+    # The longer loop is the inner one, which compiles to vector instructions.
+    if n >= _WIDE:
+        for i in range(count):
+            value = np.uint32(hashes[i] >> _32)
+            for j in range(n):
+                least[j] = min(least[j], np.uint32(factors[j] * value + summands[j]))
+    else:
+        for j in range(n):
+            factor, summand, best = factors[j], summands[j], np.uint32(_LOW)
+            for i in range(count):
+                best = min(best, np.uint32(factor * np.uint32(hashes[i] >> _32) + summand))
+            least[j] = best
+    for i in range(n):
+        bins[empty[i]] = high | np.uint64(least[i])
 
 
 @njit(nogil=True, cache=True)
@@ -209,7 +253,8 @@ def band_keys(start, stop, which, rows, exact, lengths, sketch):
     keys, counts, signatures = sketch.keys, sketch.counts, sketch.signatures
     length, few = room_for(longest_of(rows.sizes, which, start, stop)), min(signatures.shape[1], bands[0] * bands[1])
     codes, hashes = np.empty(length, np.uint32), np.empty(length, np.uint64)
-    bins, mixed, scratch = np.empty(bands[0] * bands[1], np.uint64), np.empty(bands[0], np.uint64), new_scratch()
+    bins, mixed, scratch = np.empty(bands[0] * bands[1], np.uint64), np.empty(bands[0], np.uint64), new_scratch(bands[0] * bands[1])
+    short = np.empty(bands[0], np.uint32)
     for i in range(start, stop):
         row = which[i]
         n = read_row(rows, row, codes)
@@ -229,7 +274,10 @@ def band_keys(start, stop, which, rows, exact, lengths, sketch):
                 key = (mixed[band] ^ part[band]) * PRIME
                 mixed[band] = key ^ (key >> _32)
         for band in range(bands[0]):
-            keys[band, row] = np.uint32(mix(mixed[band]) >> _32)
+            short[band] = np.uint32(mix(mixed[band]) >> _32)
+        # A loop of its own: with these scattered writes the one before would not be a vector loop.
+        for band in range(bands[0]):
+            keys[band, row] = short[band]
         for at in range(few):
             signatures[row, at] = np.uint8(bins[at])
 
@@ -248,7 +296,7 @@ def bin_values(start, stop, which, rows, width, values):
     """
     length = room_for(longest_of(rows.sizes, which, start, stop))
     codes, hashes = np.empty(length, np.uint32), np.empty(length, np.uint64)
-    bins, scratch = np.empty(values.shape[1], np.uint64), new_scratch()
+    bins, scratch = np.empty(values.shape[1], np.uint64), new_scratch(values.shape[1])
     for i in range(start, stop):
         n = read_row(rows, which[i], codes)
         fill_bins(hashes, hash_shingles(codes, n, width, hashes), bins, scratch)
@@ -307,35 +355,46 @@ def minhash_rows(start, stop, which, rows, width, permutations, out):
 
 
 @njit(nogil=True, cache=True)
-def count_runs(packed):
-    """Return (entries, runs) that `runs_of` will write, to size its output."""
-    members, runs, start = 0, 0, 0
+def count_members(packed, sizes):
+    """Count the buckets of each place: a bucket is a key that at least two places have.
+
+    Args:
+        packed: sorted (key, place), uint64.
+        sizes: buckets of each place; increased.
+
+    Returns:
+        The number of buckets.
+    """
+    found, start = 0, 0
     for i in range(1, len(packed) + 1):
         if i == len(packed) or packed[i] >> _32 != packed[start] >> _32:
             if i - start > 1:
-                members += i - start
-                runs += 1
+                found += 1
+                for j in range(start, i):
+                    sizes[packed[j] & _LOW] += 1
             start = i
-    return members, runs
+    return found
 
 
 @njit(nogil=True, cache=True)
-def runs_of(packed, first_bucket, out):
-    """Convert sorted (key, place) to (place, bucket) for every key that at least two places have.
+def write_members(packed, first_bucket, at, members):
+    """Write the numbers of the buckets that `count_members` counted behind those that each place has.
 
     Args:
         packed: sorted (key, place), uint64.
         first_bucket: number of the first bucket.
-        out: (place, bucket), uint64, as many as `count_runs` returned.
+        at: end of each place's buckets in `members`; increased.
+        members: bucket numbers; written.
     """
-    at, bucket, start = 0, np.uint64(first_bucket), 0
+    bucket, start = first_bucket, 0
     for i in range(1, len(packed) + 1):
         if i == len(packed) or packed[i] >> _32 != packed[start] >> _32:
             if i - start > 1:
                 for j in range(start, i):
-                    out[at] = ((packed[j] & np.uint64(0xFFFFFFFF)) << _32) | bucket
-                    at += 1
-                bucket += np.uint64(1)
+                    place = packed[j] & _LOW
+                    members[at[place]] = bucket
+                    at[place] += 1
+                bucket += 1
             start = i
 
 

@@ -156,21 +156,52 @@ def test_edits_are_those_of_rapidfuzz(a: str, b: str, limit: int) -> None:
     assert edits_within(one, len(one), two, len(two), limit) == (distance if distance <= limit else -1)
 
 
+def test_jaccard_of_hash_sets_is_that_of_sets_whatever_shares_a_slot() -> None:
+    from curation.dedup.kernels.compare import fill_set, jaccard, new_tables
+
+    rng = np.random.default_rng(5)
+    # Few low bits, so that nearly all shingles share a slot with others; repeated ones; tables that longer rows used before.
+    values = rng.integers(0, 2**62, 400, dtype=np.uint64) << np.uint64(2) | np.uint64(1)
+    values[::2] = (values[::2] >> np.uint64(12) << np.uint64(12)) | np.uint64(1)
+    for floor in (0.05, 0.5, 0.7, 1.0):
+        tables = new_tables(2_000, floor)
+        for count in (2_000, 1, 700, 30, 5):
+            own = rng.choice(values[: 1 + count // 3], count)
+            distinct, mask = fill_set(own, count, floor, tables)
+            assert distinct == len(set(own.tolist()))
+            # More comparisons with one row than a stamp of a byte can count.
+            for turn in range(300 if count == 30 else 6):
+                other = own.copy() if turn % 3 else rng.choice(values, int(rng.integers(1, 900)))
+                other[rng.integers(0, len(other), turn % 7)] = rng.choice(values)
+                one, two = set(own.tolist()), set(other.tolist())
+                exact = len(one & two) / len(one | two)
+                assert jaccard(other, len(other), tables, distinct, mask, floor) == (exact if exact >= floor else -1.0)
+
+
 def test_bins_are_those_of_the_rounds_written_down_plainly() -> None:
     from curation.dedup.kernels.sketch import fill_bins, new_scratch
 
+    all_bits, prime = 2**64 - 1, 0x9E3779B97F4A7C15
+
+    def mix(h: int) -> int:
+        for factor in (0xFF51AFD7ED558CCD, 0xC4CEB9FE1A85EC53):
+            h = ((h ^ (h >> 33)) * factor) & all_bits
+        return h ^ (h >> 33)
+
     def plain(hashes: list[int], size: int) -> list[int]:
-        bins, low, all_bits = [2**64 - 1] * size, 2**32 - 1, 2**64 - 1
-        for turn in range(2 * size):
+        bins, low = [all_bits] * size, 2**32 - 1
+        for h in hashes:
+            bins[((h >> 32) * size) >> 32] = min(bins[((h >> 32) * size) >> 32], h & low)
+        for turn in (1, 2):
+            later = [all_bits] * size
             for h in hashes:
-                if turn:
-                    h = ((h ^ (turn * 0x9E3779B97F4A7C15 & all_bits)) * 0x9E3779B97F4A7C15) & all_bits
-                    h ^= h >> 32
-                at = ((h >> 32) * size) >> 32 if turn < size else turn - size
-                bins[at] = min(bins[at], turn << 32 | (h & low))
-            if all_bits not in bins:
-                break
-        return bins
+                h = ((h ^ (turn * prime & all_bits)) * prime) & all_bits
+                h ^= h >> 32
+                later[((h >> 32) * size) >> 32] = min(later[((h >> 32) * size) >> 32], turn << 32 | (h & low))
+            bins = [min(pair) for pair in zip(bins, later, strict=True)]
+        own = [mix((at + 1) * prime & all_bits) for at in range(size)]
+        last = [3 << 32 | min(((f >> 32 | 1) * (h >> 32) + (f & low)) & low for h in hashes) for f in own]
+        return [min(pair) for pair in zip(bins, last, strict=True)]
 
     rng = np.random.default_rng(0)
     for size in (1, 3, 8, 30, 125):
@@ -178,7 +209,7 @@ def test_bins_are_those_of_the_rounds_written_down_plainly() -> None:
             hashes = rng.integers(0, 2**64, count, dtype=np.uint64)
             hashes = hashes[:2].repeat(1500) if count == 3000 else hashes
             bins = np.empty(size, np.uint64)
-            fill_bins(hashes, count, bins, new_scratch())
+            fill_bins(hashes, count, bins, new_scratch(len(bins)))
             assert bins.tolist() == plain(hashes.tolist(), size)
 
 
@@ -196,7 +227,7 @@ def test_signatures_pass_what_is_alike_and_stop_what_is_not(threshold: float, ba
             words = np.zeros((2, size), np.uint8)
             for row, mine in enumerate((np.r_[union[:shared], union[shared::2]], np.r_[union[:shared], union[shared + 1 :: 2]])):
                 bins = np.empty(bands[0] * bands[1], np.uint64)
-                fill_bins(mine, len(mine), bins, new_scratch())
+                fill_bins(mine, len(mine), bins, new_scratch(len(bins)))
                 words[row, : len(bins)] = bins.astype(np.uint8)
             found[similarity] += may_be_alike((words.view(np.uint64), least), 0, 1)
     assert found[threshold] >= 599 and found[threshold - 0.3] <= 30
