@@ -2,6 +2,8 @@
 
     python -m benchmarks.leaks quality [--no-embedding]     recall, intervals and curve on public rephrasings
     python -m benchmarks.leaks quality --more FOLDER        suites that nothing was chosen on: data/rephrase of lm-sys/llm-decontaminator
+    python -m benchmarks.leaks few [--more FOLDER]          few rephrased rows among public instructions, or among MBPP for code
+    python -m benchmarks.leaks translations --mgsm FOLDER [--more FOLDER]   mgsm of google-research/url-nlp, Chinese of the MMLU subjects
     python -m benchmarks.leaks clean     rows that are no leaks, of the suite's own kind and of another: how many are flagged
     python -m benchmarks.leaks speed --rows 100000 --peers /tmp/peers     one pass over ten suites, compared with Python sets and polars
 
@@ -28,12 +30,23 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from benchmarks.suites import LANGUAGES, gsm8k_train, rephrased_subjects, rephrasings, ten_suites, training_rows
+from benchmarks.suites import (
+    LANGUAGES,
+    gsm8k_train,
+    rephrased_subjects,
+    rephrasings,
+    ten_suites,
+    training_rows,
+    translated_questions,
+    translated_subjects,
+)
 from curation.embed import embed
 from curation.intervals import clopper_pearson
 from curation.leakage.detector import find_leaks
+from curation.leakage.features import Reader
 from curation.leakage.ngrams import ANCHOR, SpanScanner, readable_rows, words
 from curation.leakage.paraphrase import ParaphraseDetector
+from curation.leakage.translation import TranslationDetector
 
 Array = np.ndarray[Any, np.dtype[Any]]
 RATES = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
@@ -58,6 +71,11 @@ def main() -> None:
     quality = parts.add_parser("quality")
     quality.add_argument("--no-embedding", action="store_true")
     quality.add_argument("--more", type=Path, help="measure the MMLU subjects of this folder instead")
+    few = parts.add_parser("few")
+    few.add_argument("--more", type=Path)
+    translations = parts.add_parser("translations")
+    translations.add_argument("--mgsm", type=Path, help="folder mgsm of google-research/url-nlp")
+    translations.add_argument("--more", type=Path, help="data/rephrase of lm-sys/llm-decontaminator")
     parts.add_parser("clean")
     speed = parts.add_parser("speed")
     speed.add_argument("--rows", type=int, default=100_000)
@@ -66,6 +84,10 @@ def main() -> None:
     args = parser.parse_args()
     if args.part == "quality":
         print_quality(dense=not args.no_embedding, more=args.more)
+    elif args.part == "few":
+        print_few(args.more)
+    elif args.part == "translations":
+        print_translations(args.mgsm, args.more)
     elif args.part == "clean":
         print_clean()
     else:
@@ -98,6 +120,58 @@ def print_quality(*, dense: bool, more: Path | None = None) -> None:
         print(f"  {name:32}" + " ".join(f"{recall(scores.own[odd], scores.other[odd], rate):6.3f}" for rate in RATES))
 
 
+def print_few(more: Path | None) -> None:
+    """Print recall and false positives where k rows of a suite's rephrasings are screened with many clean rows, over 40 draws."""
+    suites = rephrasings() if more is None else rephrased_subjects(more)
+    suites.pop("gsm8k", None)
+    clean = {"public instructions": training_rows(2_900, planted=0)} | ({"MBPP": ten_suites()["mbpp"]} if more is None else {})
+    rng = np.random.default_rng(0)
+    for name, (items, rows) in suites.items():
+        screen = ParaphraseDetector(items, ["suite"] * len(items), encode=partial(embed), known={}, rate=0.01)
+        leaks = {n: match for n, match in screen.find(readable_rows(rows)).items() if rows[n].strip()}
+        full = [n for n, row in enumerate(rows) if row.strip()]
+        for kind, others in clean.items():
+            background = list(screen.find(readable_rows(others)).values())
+            margins = np.array([match.margin for match in background])
+            most = np.quantile([*margins, *[-60.0] * (len(others) - len(margins))], 0.99)
+            at = np.mean([n in leaks and leaks[n].item == n and leaks[n].margin > most for n in full])
+            print(f"  {name} in {len(others):,} {kind}: recall at 1 % of them {at:.3f}", flush=True)
+            for k in (5, 10, 20, 40):
+                found = []
+                for _ in range(40):
+                    some = rng.choice(full, k, replace=False).tolist()
+                    screen.row_cuts.clear()
+                    screen.lower_cuts([*background, *(leaks[n] for n in some if n in leaks)], len(others) + k)
+                    own = [n in leaks and leaks[n].item == n for n in some]
+                    by_items = [is_own and leaks[n].margin > 0 for n, is_own in zip(some, own, strict=True)]
+                    with_rows = [is_own and screen.over_cut(leaks[n]) > 0 for n, is_own in zip(some, own, strict=True)]
+                    wrong = (sum(match.margin > 0 for match in background), sum(screen.over_cut(match) > 0 for match in background))
+                    found.append((np.mean(by_items), np.mean(with_rows), *(n / len(others) for n in wrong)))
+                a, b, c, d = np.mean(found, axis=0)
+                print(f"    {k:3} leaks: cut by the items {a:.3f} / {c:.4f}, with the rows {b:.3f} / {d:.4f}", flush=True)
+
+
+def print_translations(mgsm: Path | None, more: Path | None) -> None:
+    """Print recall and false positives of rows that translate item n, and how many translations of other suites are flagged."""
+    suites = (translated_questions(mgsm) if mgsm else {}) | (translated_subjects(more) if more else {})
+    reader = Reader(partial(embed, model="multilingual-e5-small"), {})
+    for name, (items, rows) in suites.items():
+        started = time.process_time()
+        suite = TranslationDetector(items, np.arange(len(items)), ["suite"] * len(items), encode=reader.embed, rate=0.01)
+        full = [n for n, row in enumerate(rows) if row.strip()]
+        given = [rows[n] for n in full]
+        near, others = suite.find(given), suite.find(given, without=full)
+        own = np.array([k in near and near[k].item == n and near[k].margin > 0 for k, n in enumerate(full)])
+        other = np.array([k in others and others[k].margin > 0 for k in range(len(full))])
+        foreign = [
+            row for other_name, (_, texts) in suites.items() if texts is not rows and items is not suites[other_name][0] for row in texts
+        ]
+        wrong = [match for match in suite.find(foreign[:300]).values() if match.margin > 0]
+        clean = _share(np.arange(len(foreign[:300])) < len(wrong)) if foreign else "-"
+        print(f"  {name:32} n={len(full):4}   recall {_share(own)}   false positives {_share(other)}   rows of other suites {clean}"
+              f"   ({time.process_time() - started:.0f} processor s)", flush=True)  # fmt: skip
+
+
 def _share(hit: Array) -> str:
     low, high = clopper_pearson(int(hit.sum()), len(hit))
     return f"{hit.mean():.3f} [{low:.3f}, {high:.3f}]"
@@ -111,7 +185,7 @@ def score(items: list[str], rows: list[str], *, dense: bool) -> Scores:
     near, others = screen.find(given), screen.find(given, without=full.tolist())
     own = [near[k].margin if k in near and near[k].item == n else FAR for k, n in enumerate(full.tolist())]
     other = [others[k].margin if k in others else FAR for k in range(len(full))]
-    screen.lower_cuts(near.values())
+    screen.lower_cuts(near.values(), len(given))
     lowered = screen.row_cuts["suite"].cut - screen.suites[0][2].cut if screen.row_cuts else 0.0
     return Scores(full, np.array(own), np.array(other), len(rows) - len(full), lowered)
 
@@ -123,7 +197,7 @@ def print_clean() -> None:
         items = suites[name]
         screen = ParaphraseDetector(items, ["suite"] * len(items), encode=partial(embed), known={}, rate=0.01)
         found = screen.find(readable_rows(rows)).values()
-        screen.lower_cuts(found)
+        screen.lower_cuts(found, len(rows))
         unmatched = [-1.0] * (len(rows) - len(found))
         by_items, with_rows = (
             _share(np.array([*margins, *unmatched]) > 0)

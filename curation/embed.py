@@ -14,6 +14,7 @@ import importlib.util
 import json
 import logging
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -24,6 +25,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from curation.embed_e5 import MODEL as E5
+from curation.embed_e5 import SIZE, e5_weights, encode_by_e5
 from curation.errors import ModelUnavailable
 
 if TYPE_CHECKING:  # `curate status` reads a model's digest and needs no arrays
@@ -56,7 +59,7 @@ def embed(texts: Sequence[str], *, model: str = DEFAULT_MODEL, backend: Backend 
 
     Args:
         texts: any text; lone surrogates are replaced.
-        model: `all-MiniLM-L6-v2`, any sentence-transformers name, or a local folder.
+        model: `all-MiniLM-L6-v2`, `multilingual-e5-small` (extra `multilingual`), any sentence-transformers name, or a local folder.
         backend: "auto" uses OpenVINO where it is installed, gives torch's vectors, is faster, and torch has no GPU; the model is
             converted on first use. "torch" and "openvino" force one; "openvino-f32" is bit-identical on any CPU.
         progress: called with (done, total) after each block.
@@ -70,9 +73,13 @@ def embed(texts: Sequence[str], *, model: str = DEFAULT_MODEL, backend: Backend 
     unique = sorted({_encodable(text) for text in texts}, key=lambda text: (len(text), text))
     if not unique:
         return np.empty((0, dimension(model)), dtype=np.float32)
-    compiled = _compiled(model, backend, unique)
+    if e5_weights(model):
+        encoded = encode_by_e5(unique)
+    else:
+        compiled = _compiled(model, backend, unique)
+        encoded = compiled.encode(unique) if compiled else _by_torch(unique, model)
     blocks = []
-    for block in compiled.encode(unique) if compiled else _by_torch(unique, model):
+    for block in encoded:
         blocks.append(block)
         if progress:
             progress(sum(map(len, blocks)), len(unique))
@@ -82,6 +89,8 @@ def embed(texts: Sequence[str], *, model: str = DEFAULT_MODEL, backend: Backend 
 
 def dimension(model: str = DEFAULT_MODEL) -> int:
     """Return the length of this model's vectors."""
+    if e5_weights(model):
+        return SIZE
     compiled = _compiled(model, "auto", ()) if is_installed() and read_measured(model_digest(model)) else None
     return compiled.size if compiled else int(_load(model).get_embedding_dimension())
 
@@ -92,6 +101,9 @@ def model_digest(model: str = DEFAULT_MODEL) -> str:
 
     A model in a folder is hashed by its files, without loading it; a model from the hub by its weights.
     """
+    if weights := e5_weights(model):
+        with weights.open("rb") as body:
+            return hashlib.file_digest(body, "sha256").hexdigest()
     folder = _packaged(model) or Path(model)
     digest = hashlib.sha256()
     if folder.is_dir():
@@ -104,6 +116,16 @@ def model_digest(model: str = DEFAULT_MODEL) -> str:
         digest.update(f"{name}{tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
+
+
+def reads_many_languages(model: str) -> bool:
+    """Return whether a model places a text near its translations, as far as its name says."""
+    return _MULTILINGUAL.search(model) is not None
+
+
+_MULTILINGUAL = re.compile(
+    r"multilingual|labse|bge-m3|distiluse|qwen3-embedding|embeddinggemma|arctic-embed.*v2|jina-embeddings-v[3-9]", re.I
+)
 
 
 def tokenizer_of(model: str = DEFAULT_MODEL) -> Path | None:
@@ -165,7 +187,8 @@ def _load(model: str) -> Any:
         raise ModelUnavailable(
             f"embedding model {model!r}",
             f"cannot be loaded ({reason})",
-            f"use {DEFAULT_MODEL!r}, the folder of a sentence-transformers model, or a name on the hub (with HF_HUB_OFFLINE unset)",
+            f"use {DEFAULT_MODEL!r}, {E5!r} (pip install 'seedcorn[multilingual]'), the folder of a sentence-transformers model, or a"
+            " name on the hub (with HF_HUB_OFFLINE unset)",
         ) from error
     return encoder.eval()
 

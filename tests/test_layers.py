@@ -21,13 +21,13 @@ PACKAGES = ("argilla_setup", "curation", "training")
 VALUES = {"actor", "config", "errors", "patterns", "records", "requests"}
 """What every room may use: values, their checks, and errors."""
 PURE = {
-    "answer_checks", "decide", "dedup", "difficulty", "distribution", "embed", "findings", "formats", "generate",
+    "answer_checks", "decide", "dedup", "difficulty", "distribution", "embed", "embed_e5", "findings", "formats", "generate",
     "intervals", "judge", "leakage", "licences", "plan", "prompts", "quality", "report", "row_page", "sampling", "split",
     "validate", "word_diff",
 }  # fmt: skip
 """Values in, values out."""
 EFFECTS = {"models", "review", "scan", "snapshot", "store"}
-GATES = {"decide", "dedup", "embed", "leakage", "split", "validate"}
+GATES = {"decide", "dedup", "embed", "embed_e5", "leakage", "split", "validate"}
 SURFACES = {"__main__", "api", "cli", "server"}
 SHELL = {"settings_file", "stages", "views", "workspace"}
 

@@ -274,11 +274,11 @@ class Screen(Closed):
     protected: dict[str, Suite] = Field(default_factory=dict)
     """Protected evaluation sets by name."""
     false_positive_rate: float = Field(default=0.01, gt=0, lt=0.5)
-    """Share of clean rows that may be flagged, estimated from the nearest other protected items."""
+    """Share of clean rows that may be flagged, estimated from the nearest other protected items and the screened rows."""
     judge: bool = False
     """The leak judge checks rows just below the threshold, one call each."""
     model: str | None = None
-    """Embedding model of the screen; default: the model of dedup. A multilingual one finds leaks across languages."""
+    """Embedding model of the screen; default: the model of dedup. `multilingual-e5-small` (extra `multilingual`) finds translations too."""
     checks: tuple[Check, ...] = ()
     """Checks that every row must pass."""
     labels: LabelErrors = LabelErrors()

@@ -22,7 +22,7 @@ class OperatingPoint(NamedTuple):
     is_estimated: bool
     """False if the suite is too small to calibrate and the cut is fixed."""
     rows: int = 0
-    """Rows near the suite that lowered the cut; 0 if the items alone determine it."""
+    """Rows that lowered the cut; 0 if the items alone determine it."""
     low: float | None = None
     """Lower end of the cut's 95 % interval over those rows."""
     high: float | None = None

@@ -2,7 +2,8 @@
 
 Similarity is corrected for crowding (items that lie close together are similar without a leak), each feature is measured in standard
 deviations of what the nearest other items reach, and the weighted features are added. The cut is where a chosen share of the hard
-negatives would pass. The rows lower it where they resemble the suite less than its items resemble one another (`cut_by_rows`).
+negatives would pass. The rows lower it where they resemble the suite less than its items resemble one another (`cut_by_rows`), and
+where few rows resemble it at all (`background_cuts`).
 """
 
 from __future__ import annotations
@@ -32,16 +33,16 @@ UNCALIBRATED = {True: 1.2, False: 0.6}
 # Neighbours of each item that are compared, by words and by embedding each.
 NEIGHBOURS = 16
 # Neighbours whose mean similarity is the crowding of an item.
-_CROWD = 3
+CROWD = 3
 # Standard deviations that a similarity difference of 1 counts for in a suite too small to calibrate.
 _STEEP = 10.0
 
 
 class RowCut(NamedTuple):
-    """The cut of a suite by the rows near it."""
+    """The cut of a suite by the rows."""
 
     rows: int
-    """Rows it was estimated on."""
+    """Rows it was estimated on: those near the suite, or all."""
     cut: float
     low: float
     """Ends of the 95 % interval."""
@@ -99,8 +100,8 @@ def calibrate(
     is_own = (owners[known] == owners[:, None]) | (same_text[known] == same_text[:, None])
     near = np.where(is_own | repeats(near), -1, near)
     similarity, _ = features.compare(prepared, np.arange(len(prepared)), near)
-    nearest = np.sort(np.where(near[:, :, None] >= 0, similarity, 0.0), axis=1)[:, -_CROWD:]
-    crowding = np.maximum(nearest, 0.0).sum(axis=1) / (2 * _CROWD)
+    nearest = np.sort(np.where(near[:, :, None] >= 0, similarity, 0.0), axis=1)[:, -CROWD:]
+    crowding = np.maximum(nearest, 0.0).sum(axis=1) / (2 * CROWD)
     corrected = similarity - crowding[np.maximum(near, 0)]
     corrected[near < 0] = -1.0
     hardest = corrected.max(axis=1)
@@ -148,6 +149,39 @@ def cut_by_rows(best: Array, second: Array, items: Array, scale: Scale, *, rate:
     first, last = np.searchsorted(bdtr(np.arange(n + 1), n, 1 - rate), (0.025, 0.975)).tolist()
     found = (_quantile(negatives, rate), negatives[min(max(first - 1, 0), n - 1)], negatives[last] if last < n else scale.cut)
     return RowCut(n, *(float(np.clip(value, scale.loose, scale.cut)) for value in found))
+
+
+def background_cuts(margins: Array, suites: Array, scales: Sequence[Scale], n_rows: int, *, rate: float) -> dict[int, RowCut]:
+    """Lower the cuts of all suites together as far as no more than `rate` of the screened rows lie beyond them.
+
+    Most rows are no leaks. Where few of them resemble a suite, its strict cut loses rephrasings and spares nobody. The position between
+    `loose` (0) and the items' cut (1) is the same in all suites, so that the share holds for all of them together. Rows that are leaks
+    count too: more leaks than the rate allows leave the cuts of the items.
+
+    Args:
+        margins: margin of each compared row over the items' cut of its suite.
+        suites: suite of each.
+        scales: calibration of each suite.
+        n_rows: all screened rows, those without a candidate included.
+        rate: share of the rows that may lie beyond the cuts.
+    """
+    from scipy.special import bdtr
+
+    if rate * n_rows < 1:
+        return {}
+    width = np.array([scale.cut - scale.loose if scale.is_calibrated else 0.0 for scale in scales])[suites]
+    position = np.where(margins > 0, 1.0, np.where(width > 0, 1 + margins / np.maximum(width, 1e-9), 0.0))
+    ranked = np.zeros(max(n_rows, len(margins)))
+    ranked[len(ranked) - len(margins) :] = np.sort(np.clip(position, 0, 1))
+    n = len(ranked)
+    # Distribution-free interval of a quantile: order statistics.
+    first, last = np.searchsorted(bdtr(np.arange(n + 1), n, 1 - rate), (0.025, 0.975)).tolist()
+    place, low, high = (float(ranked[min(max(at, 0), n - 1)]) for at in (n - 1 - int(rate * n), first - 1, last))
+    return {
+        number: RowCut(n, *(scale.loose + at * (scale.cut - scale.loose) for at in (place, low, high)))
+        for number, scale in enumerate(scales)
+        if scale.is_calibrated and place < 1
+    }  # fmt: skip
 
 
 def numbered(texts: Sequence[str]) -> Array:

@@ -20,6 +20,7 @@ from curation.leakage.features import Encoder, edited_evidence
 from curation.leakage.ngrams import ANCHOR, Span, SpanScanner, has_words, readable_rows, words
 from curation.leakage.paraphrase import ParaphraseDetector, ParaphraseMatch
 from curation.leakage.reference import AllowedTexts, ItemMatch, segments, shorten
+from curation.leakage.translation import TranslationDetector, TranslationMatch
 
 LEAKS = pa.schema(
     {"row": pa.int64(), "suite": pa.string(), "item": pa.int64(), "kind": pa.string(), "score": pa.float64(), "evidence": pa.string()}
@@ -61,6 +62,7 @@ class LeakScreen:
         known: Mapping[str, Array] | None = None,
         protected_labels: Mapping[str, Sequence[str | None]] | None = None,
         false_positive_rate: float = 0.01,
+        translations: bool = False,
     ) -> None:
         """Index and calibrate the items.
 
@@ -74,6 +76,7 @@ class LeakScreen:
             known: embeddings by text that exist already and are not computed again.
             protected_labels: classes of each suite's texts, by suite name.
             false_positive_rate: share of hard negatives that may pass.
+            translations: `encode` reads many languages, so rows in other languages than the items are compared by it.
         """
         self.items: list[Item] = []
         for suite, own in protected.items():
@@ -94,6 +97,12 @@ class LeakScreen:
             self.detector = ParaphraseDetector(
                 texts, suites, scanner=self.scanner, encode=encode, known=known or {}, rate=false_positive_rate
             )  # fmt: skip
+        self.translations: TranslationDetector | None = None
+        if self.detector and encode and translations:
+            of_suite = [suites[owner] for owner in self.detector.owners.tolist()]
+            self.translations = TranslationDetector(
+                self.detector.texts, self.detector.owners, of_suite, encode=self.detector.reader.embed, rate=false_positive_rate
+            )
 
     @property
     def operating_points(self) -> tuple[OperatingPoint, ...]:
@@ -122,7 +131,7 @@ class LeakScreen:
         """
         matches = self.match(texts, labels=labels, copies_only=copies_only)
         if self.detector and not copies_only:
-            self.detector.lower_cuts(matches.near.values())
+            self.detector.lower_cuts(matches.near.values(), len(matches.found))
         return self.settle(matches)
 
     def match(self, texts: Texts, *, labels: Sequence[str | None] | None = None, copies_only: bool = False) -> Matches:
@@ -146,7 +155,13 @@ class LeakScreen:
                     found[row] = match
         if not self.detector:
             return Matches(found, {})
-        return Matches(found, self.detector.find(rows, among=np.array(left, np.int64), flags=flags, copies_only=copies_only))
+        near = self.detector.find(rows, among=np.array(left, np.int64), flags=flags, copies_only=copies_only)
+        if self.translations and not copies_only:
+            # Rows do not lower the cut for translations, so their leaks are certain here.
+            for place, translated in self.translations.find([text_of(rows, row) for row in left]).items():
+                found[left[place]] = _translated(translated, self.texts[translated.item])
+            near = {row: match for row, match in near.items() if not found[row].is_leak}
+        return Matches(found, near)
 
     def settle(self, matches: Matches) -> pa.Table:
         """Apply the cuts to matches; the result of `score`."""
@@ -232,9 +247,20 @@ def _paraphrased(match: ParaphraseMatch, item: str, margin: float) -> ItemMatch:
     parts = ", ".join(f"{name} {value:.2f}" for name, value in zip(names, match.similarity, strict=False))
     if match.ratio:
         return ItemMatch(match.item, "edited", match.ratio / 50, edited_evidence(match.ratio), True)
-    # A logistic curve maps the margin to 0..2 with the cut at 1.
-    score = 2 / (1 + float(np.exp(-np.clip(margin, -30, 30))))
     evidence = (
         f"{shorten(match.piece)!r} resembles {shorten(item)!r}: {parts}; {margin:+.1f} standard deviations from the suite's threshold"
     )
-    return ItemMatch(match.item, "reworded", score, evidence, margin > 0, match.possible and margin <= 0)
+    return ItemMatch(match.item, "reworded", _score_of(margin), evidence, margin > 0, match.possible and margin <= 0)
+
+
+def _translated(match: TranslationMatch, item: str) -> ItemMatch:
+    evidence = (
+        f"{shorten(match.piece)!r} ({match.language}) translates {shorten(item)!r}: cosine {match.cosine:.2f}; {match.margin:+.1f} standard"
+        " deviations from the suite's threshold for translations"
+    )
+    return ItemMatch(match.item, "reworded", _score_of(match.margin), evidence, match.margin > 0, match.margin <= 0)
+
+
+def _score_of(margin: float) -> float:
+    # A logistic curve maps the margin to 0..2 with the cut at 1.
+    return 2 / (1 + float(np.exp(-np.clip(margin, -30, 30))))

@@ -202,7 +202,7 @@ class Reader:
         return self._read(texts, [values(text) if wanted else {} for text, wanted in zip(texts, has_values, strict=True)], learn=False)
 
     def _read(self, texts: Sequence[str], held: Sequence[Mapping[str, int]], *, learn: bool) -> Prepared:
-        dense = self._embedded([gist(text) for text in texts]) if self.encode else None
+        dense = self.embed([gist(text) for text in texts]) if self.encode else None
         at, found, counts = [0], list[int](), list[int]()
         for own in held:
             found += [self.numbers.setdefault(v, len(self.numbers) + 1) if learn else self.numbers.get(v, _FOREIGN) for v in own]
@@ -211,7 +211,8 @@ class Reader:
         bags = Bags(np.array(at, np.int64), np.array(found, np.int32), 1 + np.log(np.array(counts, np.float64)))
         return Prepared(_grams([plain(text) for text in texts]), bags, dense)
 
-    def _embedded(self, texts: Sequence[str]) -> Array:
+    def embed(self, texts: Sequence[str]) -> Array:
+        """Return the vectors of texts; each text is embedded once."""
         assert self.encode
         new = list(dict.fromkeys(text for text in texts if text not in self.vectors))
         if new:

@@ -18,7 +18,7 @@ import numpy as np
 
 from curation.dedup.arrow_text import Array, Rows, text_of, with_texts
 from curation.dedup.normalization import normalize
-from curation.leakage.calibration import RowCut, Scale, calibrate, cut_by_rows, numbered, repeats
+from curation.leakage.calibration import RowCut, Scale, background_cuts, calibrate, cut_by_rows, numbered, repeats
 from curation.leakage.features import DENSE, LEXICAL, EditedCopies, Encoder, Prepared, Reader, SuiteFeatures
 from curation.leakage.ngrams import (
     ANCHOR,
@@ -39,6 +39,8 @@ from curation.leakage.reference import segments
 LONG_ITEM, PIECE = 250, 160
 # Words up to which an item is also compared with single clauses: a phrase is lost in the average of a long note.
 SHORT_ITEM = 12
+# Words of a passage that two items share: what else an item has, its question, is compared too.
+PASSAGE = 30
 CANDIDATES = 12
 # A row is compared with an item if their word parts are more similar than this quantile of items with their nearest other
 # one (by: has embeddings). Below it no row was found that the comparison would have flagged.
@@ -112,6 +114,9 @@ class ParaphraseDetector:
             rate: share of hard negatives that may pass.
         """
         self.boilerplate = Boilerplate(items, scanner)
+        rows = readable_rows(items)
+        shared = self.boilerplate.scanner.table(rows, self.boilerplate.scanner.flags(rows))
+        shared = shared[shared[:, 0] != shared[:, 1]]
         bodies = [*items]
         for place in self.boilerplate.holders:
             bodies[place] = self.boilerplate.remove(items[place])
@@ -123,6 +128,8 @@ class ParaphraseDetector:
                 continue
             # Pieces overlap by half, so that what one cuts the next holds whole.
             units += [(owner, " ".join(found[at : at + PIECE])) for at in range(0, len(found) - PIECE // 2, PIECE // 2)]
+        units += [(owner, text) for owner, text in _questions(items, shared) if text != bodies[owner]]
+        units.sort(key=lambda unit: unit[0])
         self.owners, self.texts = np.array([owner for owner, _ in units]), [piece for _, piece in units]
         self.reader, self.rate = Reader(encode, known), rate
         self.shortlist, self.copies = Shortlist(self.texts), EditedCopies(self.texts)
@@ -134,11 +141,8 @@ class ParaphraseDetector:
         self.suites: list[tuple[str, SuiteFeatures, Scale]] = []
         self.row_cuts: dict[str, RowCut] = {}
         """Cuts by the rows, by suite; see `lower_cuts`."""
-        rows = readable_rows(items)
-        shared = self.boilerplate.scanner.table(rows, self.boilerplate.scanner.flags(rows))
-        row, other, start, stop = shared.T
         # Pairs of items that share a span word for word.
-        copied = set(map(tuple, shared[(stop - start >= ANCHOR) & (row != other), :2].tolist()))
+        copied = set(map(tuple, shared[shared[:, 3] - shared[:, 2] >= ANCHOR, :2].tolist()))
         self._calibrate_suites([suites[owner] for owner in self.owners.tolist()], copied)
 
     def find(
@@ -171,12 +175,17 @@ class ParaphraseDetector:
             found |= self._compare_rows(rows, which[start : start + _BLOCK].tolist(), near, without, copies_only)
         return found
 
-    def lower_cuts(self, found: Collection[ParaphraseMatch]) -> None:
-        """Lower the cut of each suite by the rows near it (`cut_by_rows`); a cut by more rows replaces one by fewer."""
-        names = ("margin", "second", "item", "suite")
-        self.lower_cuts_by(*(np.array([getattr(match, name) for match in found]) for name in names))
+    def lower_cuts(self, found: Collection[ParaphraseMatch], n_rows: int) -> None:
+        """Lower the cut of each suite by the rows (`cut_by_rows`, `background_cuts`); a cut by more rows replaces one by fewer.
 
-    def lower_cuts_by(self, best: Array, second: Array, item: Array, of_suite: Array) -> None:
+        Args:
+            found: the nearest item of each compared row.
+            n_rows: all rows that were screened.
+        """
+        names = (("margin", float), ("second", float), ("item", int), ("suite", int))
+        self.lower_cuts_by(*(np.array([getattr(match, name) for match in found], kind) for name, kind in names), n_rows=n_rows)
+
+    def lower_cuts_by(self, best: Array, second: Array, item: Array, of_suite: Array, *, n_rows: int) -> None:
         """Lower the cuts as `lower_cuts` does, by columns of matches.
 
         Args:
@@ -184,18 +193,30 @@ class ParaphraseDetector:
             second: margin of its second-best item.
             item: its item.
             of_suite: its suite.
+            n_rows: all rows that were screened.
         """
+        over = best.copy()
         for number, (name, _, scale) in enumerate(self.suites):
             own = of_suite == number
             known = self.row_cuts.get(name)
             cut = cut_by_rows(best[own] + scale.cut, second[own] + scale.cut, item[own], scale, rate=self.rate)
             if cut and (known is None or cut.rows >= known.rows):
                 self.row_cuts[name] = cut
+            # Rows beyond a cut that is lower already count as flagged.
+            over[own & (best > self._row_cut(name, scale) - scale.cut)] = np.inf
+        scales = [scale for _, _, scale in self.suites]
+        for number, cut in background_cuts(over, of_suite, scales, n_rows, rate=self.rate).items():
+            name, _, scale = self.suites[number]
+            if cut.cut < self._row_cut(name, scale):
+                self.row_cuts[name] = cut
 
     def over_cut(self, match: ParaphraseMatch) -> float:
         """Return the margin of a match over its suite's cut, by the rows if they lowered it."""
         name, _, scale = self.suites[match.suite]
-        return match.margin + (scale.cut - self.row_cuts[name].cut if name in self.row_cuts else 0.0)
+        return match.margin + scale.cut - self._row_cut(name, scale)
+
+    def _row_cut(self, name: str, scale: Scale) -> float:
+        return self.row_cuts[name].cut if name in self.row_cuts else scale.cut
 
     def _calibrate_suites(self, of_suite: Sequence[str], copied: Set[tuple[int, int]]) -> None:
         """Calibrate the cut, the floor and the edited-copy ratio of each suite; `of_suite` is the suite of each unit."""
@@ -340,12 +361,7 @@ class Boilerplate:
         # Without its boilerplate the text would be too short to identify anything.
         if not shared.any() or len(found) - shared.sum() < _LEFT:
             return text
-        kept, last = [], 0
-        for word, is_shared in zip(found, shared.tolist(), strict=True):
-            if is_shared:
-                kept.append(own[last : word.start()])
-                last = word.end()
-        return re.sub(r"\s+", " ", "".join([*kept, own[last:]])).strip(" .,;:!?")
+        return _without(own, found, shared)
 
     def remove_from(self, rows: Rows, flags: Array) -> Rows:
         """Return the rows without boilerplate; `flags` are those of the scanner."""
@@ -355,6 +371,38 @@ class Boilerplate:
             if (shorter := self.remove(text)) != text:
                 changed[row] = shorter
         return with_texts(rows, changed) if changed else rows
+
+
+def _without(text: str, found: Sequence[re.Match[str]], removed: Array) -> str:
+    """Return the text without some of its words, and without the punctuation between them."""
+    kept, first = list[str](), None
+    for word, is_removed in zip(found, removed.tolist(), strict=True):
+        if is_removed and first is not None:
+            kept.append(text[first : word.start()])
+            first = None
+        elif not is_removed and first is None:
+            first = word.start()
+    if first is not None:
+        kept.append(text[first:])
+    return re.sub(r"\s+", " ", " ".join(kept)).strip(" .,;:!?")
+
+
+def _questions(items: Sequence[str], spans: Array) -> Iterator[tuple[int, str]]:
+    """Yield what an item has apart from a passage that it shares with another item.
+
+    Args:
+        items: the protected texts.
+        spans: (n, 4) item, other item, first word, word after the last, of the words that they share.
+    """
+    passages = spans[spans[:, 3] - spans[:, 2] >= PASSAGE]
+    for item in np.unique(passages[:, 0]).tolist():
+        own = normalize(items[item])
+        found = list(WORD.finditer(own))
+        removed = np.zeros(len(found), bool)
+        for _, _, start, stop in passages[passages[:, 0] == item].tolist():
+            removed[start:stop] = True
+        if len(found) - removed.sum() >= _LEFT:
+            yield item, _without(own, found, removed)
 
 
 def _windows(tokens: tuple[str, ...]) -> list[tuple[str, ...]]:

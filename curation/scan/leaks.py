@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curation.embed import embed
+from curation.embed import embed, reads_many_languages
 from curation.leakage import OperatingPoint
 from curation.leakage.calibration import RowCut
 from curation.leakage.detector import LeakScreen, Matches
@@ -45,6 +45,7 @@ def screen_of(settings: ScanSettings) -> LeakScreen:
         encode=None if settings.leak_model is None else partial(embed, model=settings.leak_model),
         protected_labels={suite.name: suite.labels for suite in settings.suites} if has_labels else None,
         false_positive_rate=settings.false_positive_rate,
+        translations=reads_many_languages(settings.leak_model or ""),
     )
 
 
@@ -81,7 +82,7 @@ def set_cuts(job: Job) -> None:
             near.append(np.column_stack([table.filter(pc.invert(table["is_certain"]))[column].to_numpy() for column in columns]))
         best, second, item, suite = np.concatenate(near).T
         screen.detector.row_cuts = {}
-        screen.detector.lower_cuts_by(best, second, item.astype(np.int64), suite.astype(np.int64))
+        screen.detector.lower_cuts_by(best, second, item.astype(np.int64), suite.astype(np.int64), n_rows=job.rows)
         cuts, points = screen.detector.row_cuts, screen.operating_points
     body = {"cuts": {name: list(cut) for name, cut in cuts.items()}, "points": [point._asdict() for point in points]}
     job.work.write(CUTS, json.dumps(body).encode())

@@ -307,7 +307,7 @@ def point_in_words(point: OperatingPoint) -> str:
     """Return one suite's cut and the items it was estimated on, in words."""
     if not point.is_estimated:
         return f"{point.cut:.2f}, fixed ({point.items:,} items are too few to estimate on)"
-    by_rows = f", lowered by {point.rows:,} rows near it, 95 % interval {point.low:.2f} to {point.high:.2f}" if point.rows else ""
+    by_rows = f", lowered by {point.rows:,} rows, 95 % interval {point.low:.2f} to {point.high:.2f}" if point.rows else ""
     return f"{point.cut:.2f} ({point.flagged:,} of {point.items:,} items lie beyond it with their nearest other one{by_rows})"
 
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from curation.config.gates import TableCheck
 from curation.dedup import find_conflicts
-from curation.embed import embed
+from curation.embed import reads_many_languages
 from curation.findings import FindingKind, check_kind
 from curation.leakage import OperatingPoint
 from curation.leakage.detector import LeakScreen
@@ -30,7 +30,7 @@ from curation.validate.rules import check_rows
 from curation.views.privacy import pii_findings
 from curation.views.protected import ProtectedItems
 from curation.views.runs import ScreenDetail
-from curation.views.screen_cache import add_seen, find_seen, keys_of, screening_digest
+from curation.views.screen_cache import add_seen, find_seen, keys_of, screen_model, screening_digest
 from curation.views.vectors import vectors_of
 from curation.workspace import Workspace, checked_answer, label_of, load_cells, load_table
 
@@ -164,7 +164,8 @@ def _scorer(workspace: Workspace, protected: Sequence[ProtectedItems], allowed: 
     }
     encode = _encoder(workspace)
     copied = LeakScreen(texts, **given)
-    prompts = copied if encode is None else LeakScreen(texts, encode=encode, **given)
+    translations = reads_many_languages(screen_model(workspace) or "")
+    prompts = copied if encode is None else LeakScreen(texts, encode=encode, translations=translations, **given)
     answers = {items.name: _telling_answers(items) for items in protected if items.answers}
     return _Scorer(protected, has_labels, prompts, copied, LeakScreen(answers, false_positive_rate=rate) if answers else None)
 
@@ -209,10 +210,8 @@ def _doubt(row: Row, line: Mapping[str, Any], texts: Mapping[str, Sequence[str]]
 
 def _encoder(workspace: Workspace) -> Encoder | None:
     """Return an encoder with cached vectors of dedup's model, or of the screen's own; None where the project embeds nothing."""
-    screen, dedup = workspace.project.screen, workspace.project.dedup
-    if screen.model is not None and screen.model != dedup.model:
-        return functools.partial(embed, model=screen.model)
-    return functools.partial(vectors_of, workspace) if dedup.semantic is not None or screen.model else None
+    model = screen_model(workspace)
+    return functools.partial(vectors_of, workspace, model=model) if model else None
 
 
 def _texts_in(value: Any) -> list[str]:

@@ -17,17 +17,18 @@ the vectors are those of one call."""
 
 
 def vectors_of(
-    workspace: Workspace, texts: Sequence[str], *, notify: Callable[[int, int, str], None] | None = None
+    workspace: Workspace, texts: Sequence[str], *, model: str | None = None, notify: Callable[[int, int, str], None] | None = None
 ) -> np.ndarray[Any, Any]:
     """Return L2-normalized vectors, float32 (texts, dimensions); texts without a stored vector are embedded.
 
     Args:
         workspace: the open project.
         texts: to embed.
+        model: embedding model; that of dedup when None.
         notify: called with (done, total, words) after each block. The numbers are shares of the characters, expressed in texts: short
             texts are embedded first and are faster, and the time left follows from the rate.
     """
-    model, backend = workspace.project.dedup.model, workspace.project.dedup.backend
+    model, backend = model or workspace.project.dedup.model, workspace.project.dedup.backend
     digest = model_digest(model)
     kept = facts.load_vectors(workspace.db, digest, set(texts))
     missing = sorted((text for text in dict.fromkeys(texts) if text not in kept), key=lambda text: (len(text), text))

@@ -7,7 +7,7 @@ import random
 import numpy as np
 import pytest
 
-from curation.leakage.calibration import ENOUGH_ROWS, Scale, cut_by_rows
+from curation.leakage.calibration import ENOUGH_ROWS, Scale, background_cuts, cut_by_rows
 from curation.leakage.detector import LeakScreen
 
 SCALE = Scale(np.zeros((200, 2)), np.zeros(2), np.ones(2), cut=6.0, loose=1.0, negatives=np.zeros(200), is_calibrated=True)
@@ -77,3 +77,32 @@ def test_a_rewritten_suite_is_found_at_a_lower_cut_that_a_later_screen_resumes()
     later = LeakScreen({"suite": items})
     later.resume(screen.operating_points)
     assert later.score(rows[:20])["is_leak"].to_pylist() == every["is_leak"].to_pylist()[:20]
+
+
+def test_rows_that_do_not_resemble_a_suite_lower_its_cut_within_the_rate() -> None:
+    margins = np.array([1.0, *np.linspace(-0.5, -4.5, 20), -9.0])  # one row beyond the cut, twenty between it and `loose`
+    cuts = background_cuts(margins, np.zeros(22, int), [SCALE], 1_000, rate=0.01)
+    assert (margins + SCALE.cut > cuts[0].cut).sum() == 10
+    assert cuts[0].rows == 1_000 and SCALE.loose <= cuts[0].low <= cuts[0].cut <= cuts[0].high <= SCALE.cut
+    many = background_cuts(margins, np.zeros(22, int), [SCALE], 10_000, rate=0.01)
+    assert many[0].cut == SCALE.loose
+
+
+def test_suites_share_the_rate() -> None:
+    margins, suites = np.tile(np.linspace(-0.5, -4.5, 20), 2), np.repeat([0, 1], 20)
+    cuts = background_cuts(margins, suites, [SCALE, SCALE._replace(cut=8.0, loose=3.0)], 1_000, rate=0.01)
+    beyond = [(margins[:20] + cut > cuts[number].cut).sum() for number, cut in ((0, 6.0), (1, 8.0))]
+    assert 8 <= sum(beyond) <= 10 and max(beyond) <= 5
+
+
+@pytest.mark.parametrize(
+    ("beyond", "rows", "scale"),
+    [
+        (11, 1_000, SCALE),  # the rate is spent on rows beyond the items' cut
+        (0, 99, SCALE),  # the rate allows no row
+        (0, 1_000, SCALE._replace(is_calibrated=False)),
+    ],
+)
+def test_other_backgrounds_leave_the_cut_of_the_items(beyond: int, rows: int, scale: Scale) -> None:
+    margins = np.array([1.0] * beyond + [-1.0] * 5)
+    assert background_cuts(margins, np.zeros(len(margins), int), [scale], rows, rate=0.01) == {}
