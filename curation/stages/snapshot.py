@@ -165,7 +165,8 @@ def snapshot(folder: Path, kind: Kind, *, name: str | None = None) -> StageResul
         if is_open(workspace.project.intended_use):
             what = f"{folder}/project.yaml: intended_use"
             raise ProjectError(what, "is not filled in, and every snapshot records it", "describe the purpose of the model, and run again")
-        _check_agreement(workspace, kind, agreements_of(state, (kind,)))
+        if workspace.project.review.min_alpha_of(kind) is not None:
+            _check_agreement(workspace, kind, agreements_of(state, (kind,)))
         protected = load_protected(workspace)
         with runs.record_run(workspace.db, "snapshot", settings_digest(kind, [row.id for row in rows])) as run:
             run.rows_in = len(rows)

@@ -6,11 +6,10 @@ import itertools
 import json
 import secrets
 import sqlite3
-from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from operator import attrgetter, itemgetter
+from operator import attrgetter
 from typing import Any, Literal, NamedTuple, TypedDict, cast
 
 import orjson
@@ -21,6 +20,8 @@ from curation.records import Kind
 
 Table = Literal["answers", "rulings"]
 """Answers of annotators, or of adjudicators who settle disputes."""
+_SHORT = 200
+"""Characters of an answer up to which its parsed form is kept for equal ones: a longer one holds words, which few others do."""
 
 
 class StoredAnswer(NamedTuple):
@@ -32,7 +33,8 @@ class StoredAnswer(NamedTuple):
     user: str
     status: str
     """submitted, discarded or draft."""
-    values: dict[str, Any]
+    values: Mapping[str, Any]
+    """Answers may share one object, so nobody changes it."""
     payload: str
     """Digest of exactly what was shown."""
     form: str
@@ -271,10 +273,21 @@ def latest_answers(db: sqlite3.Connection, table: Table = "answers") -> Iterator
     """Yield the latest state of each response in order of the responses' ids, under the present name of the account."""
     renamed = renamed_annotators(db)
     names = "response, updated, seq, user, status, body, payload, form, simulated"
-    states_of = db.execute(f"SELECT {names} FROM {table} ORDER BY response, updated")
-    for _, states in itertools.groupby(states_of, key=itemgetter(0)):
-        response, updated, seq, user, status, body, payload, form, simulated = deque(states, maxlen=1).pop()
-        yield StoredAnswer(response, updated, seq, renamed.get(user, user), status, orjson.loads(body), payload, form, bool(simulated))
+    cursor = db.cursor()
+    cursor.row_factory = None
+    read: dict[str, dict[str, Any]] = {}  # most answers are one of few, so each text is parsed once
+    before: tuple[Any, ...] | None = None
+    for state in itertools.chain(cursor.execute(f"SELECT {names} FROM {table} ORDER BY response, updated"), [None]):
+        if before is not None and (state is None or state[0] != before[0]):
+            response, updated, seq, user, status, body, payload, form, simulated = before
+            if len(body) > _SHORT:
+                values = orjson.loads(body)
+            elif (known := read.get(body)) is not None:
+                values = known
+            else:
+                values = read[body] = orjson.loads(body)
+            yield StoredAnswer(response, updated, seq, renamed.get(user, user), status, values, payload, form, bool(simulated))
+        before = state
 
 
 def users_by_response(db: sqlite3.Connection, table: Table = "answers") -> dict[str, str]:
@@ -314,7 +327,7 @@ def answers_by_seq(db: sqlite3.Connection, table: Table = "answers") -> dict[int
     out: dict[int, list[StoredAnswer]] = {}
     for answer in answers_by_person(db, table).values():
         out.setdefault(answer.seq, []).append(answer)
-    return {seq: sorted(answers, key=attrgetter("user")) for seq, answers in out.items()}
+    return {seq: sorted(answers, key=attrgetter("user")) if len(answers) > 1 else answers for seq, answers in out.items()}
 
 
 def answered_versions(db: sqlite3.Connection, users: Iterable[str]) -> dict[int, set[str]]:

@@ -143,7 +143,7 @@ def judge_annotators(state: ProjectState, kinds: Sequence[Kind] = KINDS, *, slic
         slices: also measure the agreement within labels and weeks.
     """
     answers, controls = _judgments(state, kinds), _controls(state, kinds)
-    graded = {result.user: result for result in _graded(state, kinds, controls)}
+    graded = {result.user: result for result in _graded(state, kinds, controls)} if controls else {}
     model = fit_answers(answers, controls=controls.values()) if answers else None
     fitted = {person.user: person for person in model.people} if model else {}
     timed = {pace.user: pace for pace in paces(_submits(state, kinds))}

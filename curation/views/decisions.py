@@ -1,6 +1,7 @@
 """A verdict for every row, computed from the state of the project by the rules in `curation.decide`.
 
-Rows about which nothing is known but their score are decided in groups: the rules read no id, so equal facts have one decision.
+Rows about which nothing is known but their score, their annotations and a data lead's word are decided in groups: the rules read no id, so
+equal facts have one decision.
 
 An annotator may edit a text again, or take the edit back. The row that the first edit made stays, since rows never change; whether
 its annotator still supports it is computed from the latest responses at every decision.
@@ -9,7 +10,7 @@ its annotator still supports it is computed from the latest responses at every d
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from argilla_setup import forms
 from curation import decide as rules
@@ -100,7 +101,7 @@ class _Known:
     notes: Mapping[int, Sequence[Reason]]
     edits: Mapping[int, EditStatus]
     special: frozenset[int]
-    """Rows that have any fact besides their score and their kind."""
+    """Rows that have facts of their own: findings, edits, choices of a judge, a known verdict."""
 
 
 def _load_known(state: ProjectState) -> _Known:
@@ -114,7 +115,7 @@ def _load_known(state: ProjectState) -> _Known:
         # The masked row stands for its original, also where dedup ran before it was there.
         drops.setdefault(masked, []).extend(reason for reason in drops.get(seq, ()) if reason.stage == "dedup" and reason.twin != masked)
     edits = edit_statuses(state) | _unlabelled(state) | _unmasked(state)
-    special = frozenset().union(drops, notes, edits, state.all_annotations, state.overrides, state.choices, state.control_file.verdicts)
+    special = frozenset().union(drops, notes, edits, state.choices, state.control_file.verdicts)
     return _Known(drops, notes, edits, special)
 
 
@@ -240,10 +241,13 @@ def _decide_kind(
     totals, groups = state.totals_of(kind), groups_of(state, kind)
     keeps = rules_by_group(state, groups, totals)
     alike: dict[tuple[object, ...], list[Row]] = {}
+    annotations, overrides = state.all_annotations, state.overrides
     for row in state.rows[kind]:
         seq = row.seq
-        is_special = seq in known.special or seq in families
-        key: tuple[object, ...] = (seq,) if is_special else (totals.get(seq), groups[seq], row.better, row.how == "edited")
+        key: tuple[object, ...] = (seq,)
+        if seq not in known.special and seq not in families:
+            said, override = annotations.get(seq, ()), overrides.get(seq)
+            key = (totals.get(seq), groups[seq], row.better, row.how == "edited", *said, _override(override) if override else None)
         alike.setdefault(key, []).append(row)
     facts_of = {key: _facts_of(state, known, rows[0], totals.get(rows[0].seq), families) for key, rows in alike.items()}
     passing = {row.seq for key, rows in alike.items() if rules.passes(facts_of[key], keeps[groups[rows[0].seq]]) for row in rows}
@@ -253,7 +257,7 @@ def _decide_kind(
     free = {row.seq for row in state.rows[kind] if row.seq in totals and row.how != "edited"} - chosen
     only_below = {row.seq for k, rows in alike.items() if rules.is_only_below_cut(facts_of[k], keeps[groups[rows[0].seq]]) for row in rows}
     drawn = draw_below_cut(state, kind, free & only_below)
-    decisions = []
+    decisions, answered = [], dict[int, Decision]()
     for key, rows in alike.items():
         made: dict[tuple[Verdict, Reason] | None, Decision] = {}
         for row in rows:
@@ -263,9 +267,9 @@ def _decide_kind(
             found = made[unseen]
             reasons = (*found.reasons, CALIBRATION) if row.seq in drawn else found.reasons
             decisions.append(Decision(row.seq, found.verdict, found.better, reasons))
-    # A row that people have answered has facts of its own.
-    said = {seq: rules.apply_annotations(facts_of[seq,], state.policy) for seq in drawn if seq in known.special}
-    sides = ScoredRows(frozenset(free & passing), frozenset(free & only_below), drawn, said)
+            if row.seq in drawn and (row.seq in known.special or row.seq in annotations or row.seq in overrides):
+                answered[row.seq] = replace(rules.apply_annotations(facts_of[key], state.policy), seq=row.seq)
+    sides = ScoredRows(frozenset(free & passing), frozenset(free & only_below), drawn, answered)
     return sorted(decisions, key=lambda decision: decision.seq), sample, None if state.project.score.is_off else sides
 
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from operator import attrgetter
+from typing import Literal
 
 from argilla_setup import forms
 from curation.answer_checks import GivenAnswer, find_bulk_edits
@@ -255,13 +256,17 @@ class ProjectState:
 
     def _annotate(self, answers: Mapping[int, Sequence[StoredAnswer]]) -> dict[int, list[Annotation]]:
         found: dict[int, list[Annotation]] = {}
-        unused = {answer.response for answer in find_bulk_edits(self._submitted(answers))} if answers else set()
+        # Only a text that was written can be one over several rows.
+        texts = (forms.EDITED_COMPLETION, forms.CORRECTED)
+        written = {seq: given for seq, given in answers.items() if any(one.values.get(name) for one in given for name in texts)}
+        unused = {answer.response for answer in find_bulk_edits(self._submitted(written))} if written else set()
         for seq, given in answers.items():
             row = self.row_by_seq.get(seq)
             if row is not None:
                 counted = (answer for answer in given if answer.status == "submitted" and answer.response not in unused)
                 read = (annotation_of(answer, row) for answer in counted)
-                found[seq] = sorted((annotation for annotation in read if annotation is not None), key=attrgetter("user"))
+                said = [annotation for annotation in read if annotation is not None]
+                found[seq] = sorted(said, key=attrgetter("user")) if len(said) > 1 else said
         return found
 
     @cached_property
@@ -363,14 +368,22 @@ def annotation_of(answer: StoredAnswer, row: Row) -> Annotation | None:
     verdict = answer.values.get(forms.VERDICT)
     edited = str(answer.values.get(forms.EDITED_COMPLETION) or "").strip()
     if verdict == forms.REJECT:
-        return Annotation(answer.user, "reject", simulated=answer.simulated)
+        return _plain(answer.user, "reject", answer.simulated)
     if verdict != forms.APPROVE:
         return None
+    if not edited:
+        return _plain(answer.user, "approve", answer.simulated)
     if edited == records.ERASED:  # the annotator edited the text, and the edited text was erased
         return Annotation(answer.user, "edit", None, simulated=answer.simulated)
     if edited and edited != row.answers[0].strip():
         return Annotation(answer.user, "edit", edited, simulated=answer.simulated)
     return Annotation(answer.user, "approve", simulated=answer.simulated)
+
+
+@lru_cache(maxsize=1024)
+def _plain(user: str, says: Literal["approve", "reject"], simulated: bool) -> Annotation:
+    """Return an annotation without a text; equal ones are one object, which makes rows with equal answers quick to compare."""
+    return Annotation(user, says, simulated=simulated)
 
 
 def _preference_of(answer: StoredAnswer, row: Row) -> Annotation | None:

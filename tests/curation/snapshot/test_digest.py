@@ -18,8 +18,10 @@ import rfc8785
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from curation.errors import RowError
 from curation.records import canonical_json
 from curation.snapshot import content_digest, create_key, sign_snapshot, verify_snapshot
+from curation.snapshot.digest import is_record, record_of
 from curation.snapshot.sign import hashing_config
 from curation.snapshot.write import schema_of
 from tests.support.snapshot_rows import instruction, pair, splits_of, unlock, write
@@ -192,3 +194,27 @@ def test_no_shortened_file_passes(file: str, signed: tuple[Path, Path], tmp_path
         unlock(copy / file).write_bytes(body[:length])
         # manifest.json ends in a line feed: without it the JSON says the same, and the signature still sees it
         assert verify_snapshot(copy, trusted_keys=[key]).status == "altered", (file, length)
+
+
+DAMAGE: tuple[dict[str, Any], ...] = (
+    {}, {"id": "0" * 64}, {"prompt": []}, {"prompt": None}, {"prompt": [None]}, {"prompt": [{"role": "assistant", "content": "x"}]},
+    {"prompt": [{"role": "user", "content": ""}]}, {"prompt": [{"role": "user", "content": None}]},
+    {"prompt": [{"role": "robot", "content": "x"}]},
+    {"prompt": [{"role": "user", "content": "x"}, {"role": "system", "content": "y"}, {"role": "user", "content": "z"}]},
+    {"completion": [], "chosen": []}, {"completion": [None], "chosen": [None]}, {"completion": None, "chosen": None},
+    {"completion": [{"role": "user", "content": "x"}], "rejected": [{"role": "user", "content": "x"}]},
+    {"completion": [{"role": "assistant", "content": "x"}] * 2, "chosen": [{"role": "assistant", "content": "x"}] * 2},
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.parametrize("kind", ["instruction", "preference"])
+def test_the_quick_check_of_a_row_accepts_no_row_that_the_record_refuses(kind: Any, damage: dict[str, Any]) -> None:
+    row = instruction(1, "an answer", "a label") if kind == "instruction" else pair(1)
+    row |= {name: value for name, value in damage.items() if name in row}
+    try:
+        record_of(row, kind)
+    except RowError:
+        assert not is_record(row, kind)
+    else:
+        assert is_record(row, kind)
