@@ -12,7 +12,7 @@ export TOKENIZERS_PARALLELISM := false
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
 
-install: $(VENV)/.ready ## create the environment in .venv from the hash locks (about 2 minutes, 2.5 GB)
+install: $(VENV)/.ready ## create the environment in .venv from the hash locks (about 3 minutes, 3 GB)
 
 # torch is not in the lock: its wheel differs by machine (CPU, CUDA), so a hash would pin the wrong one.
 $(VENV)/.ready: requirements.lock models.lock pyproject.toml
