@@ -268,6 +268,8 @@ def _advice(run: RunFile, text: str) -> str:
     """Return the next step for a failure with this text."""
     if run.logger != "none" and run.logger in text.lower():
         return f"set {run.logger} up, or set logger: none"
+    if named := [name for name in run.settings.model_extra or () if name in text.lower().replace(" ", "_")]:
+        return f"correct {run.kind}.{named[0]} in the run file"
     if run.lora is not None and not isinstance(run.lora.target_modules, str):
         return "write lora.target_modules: all-linear, or name linear modules only"
     return "take another base model, or set quantization: {kind: none} to see whether the 4-bit weights are the cause"

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -118,7 +118,7 @@ def _open_target(target: Folder, source: Folder, parts: Sequence[Part], settings
     """
     if target.url == source.url:
         raise ProjectError(target.url, "is the folder of the parts", "name another folder for the findings")
-    body = [asdict(settings), [asdict(part) for part in parts], source.url, importlib.metadata.version("seedcorn")]
+    body = [asdict(settings), [asdict(part) for part in parts], source.url, _code_digest()]
     digest = hashlib.sha256(json.dumps(body).encode()).hexdigest()
     known = target.read(PLAN)
     if known is None:
@@ -126,7 +126,17 @@ def _open_target(target: Folder, source: Folder, parts: Sequence[Part], settings
             raise ProjectError(target.url, "holds other files", "name an empty folder for the findings")
         target.write(PLAN, json.dumps({"digest": digest, "source": source.url, "parts": len(parts)}).encode())
     elif json.loads(known).get("digest") != digest:
-        raise ProjectError(target.url, "holds findings of other parts, settings or of another version", "name another folder, or remove it")
+        raise ProjectError(
+            target.url, "holds findings of other parts, other settings or another version", "name another folder, or remove it"
+        )
+
+
+def _code_digest() -> str:
+    """Return a digest of the code that the files of a scan depend on: files of other code must not be continued."""
+    package, digest = Path(__file__).parents[1], hashlib.sha256()
+    for file in sorted(file for name in ("dedup", "leakage", "scan") for file in (package / name).rglob("*.py")):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
 
 
 def _choose_bands(run: Run) -> tuple[int, int]:

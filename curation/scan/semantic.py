@@ -49,9 +49,11 @@ def embed(job: Job, unit: int) -> Facts:
     is_left = keyed_rows(texts).lengths > 0
     is_left[dropped(job, unit) - job.starts[unit]] = False
     left = np.flatnonzero(is_left)
-    vectors = (
-        _read_vectors(job, unit, left) if settings.vectors else _embed([t or "" for t in texts.take(pa.array(left)).to_pylist()], settings)
-    )
+    if settings.vectors is not None:
+        vectors = _read_vectors(job, unit, left)
+    else:
+        assert settings.model is not None
+        vectors = embed_texts(texts.take(pa.array(left)).to_pylist(), model=settings.model)  # empty texts are not left
     table = _vector_table(job.starts[unit] + left, job.labels(unit)[left], vectors)
     return write_groups(job.work, f"embed/{unit:06d}.arrow", [table], table.schema, rows=len(left), width=vectors.shape[1])
 
@@ -222,11 +224,6 @@ def _vectors_in(table: pa.Table) -> Array:
 
 def _labels_of(table: pa.Table) -> Array:
     return np.asarray(table["label"].to_numpy())
-
-
-def _embed(texts: pa.ChunkedArray, settings: ScanSettings) -> Array:
-    assert settings.model is not None
-    return embed_texts([text or "" for text in texts.to_pylist()], model=settings.model)
 
 
 def _read_vectors(job: Job, unit: int, left: Array) -> Array:

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Run the whole workflow on this machine with public commands only: from a brief to a signed snapshot, and from raw rows to an evaluated adapter.
+# Run the whole workflow on this machine with public commands only: from a brief to signed snapshots, and from rows that people brought to an
+# evaluated adapter.
 #
 #     bash demo.sh FOLDER          QUICK=1 for small counts
 #
@@ -32,6 +33,7 @@ run() {
   return $code
 }
 
+# The process group that runs at the same time (`set -m` gives it one), which `stop` ends.
 beside='' in_background=false
 stop() {
   [[ -z $beside ]] || kill -- -"$beside" 2>/dev/null || true
@@ -55,6 +57,10 @@ freeze() {
   fi
 }
 
+if [[ -f $sorting/project.yaml && ! -f $sorting/pairs.csv ]]; then
+  echo "$(short "$demo"): holds the demo of an earlier version. Next: rm -rf $(short "$demo"), then run the same command again" >&2
+  exit 2
+fi
 echo "Seedcorn demo in $(short "$demo")${QUICK:+ (small counts)}. No data leaves this machine."
 # A first search compiles the loops that look for duplicates and leaks; later ones find them in the cache.
 compile() {
@@ -67,9 +73,13 @@ compile() {
 if [[ ! -f $demo/steps.jsonl ]]; then
   echo "Building the review server's environment and compiling first (once, about a minute). Timing starts after that."
   rm -rf "$demo/.first" "$demo/.first-log"
+  set -m
   compile >/dev/null 2>&1 &
+  beside=$!
+  set +m
   argilla-setup up --detach --home "$argilla" --port 0 >/dev/null && argilla-setup down --home "$argilla" >/dev/null
-  wait $! || true
+  wait "$beside" || true  # the search of the demo itself says what is wrong
+  beside=
 fi
 
 run "argilla-setup up" "Start Argilla for human review: a private server with generated passwords" \
@@ -215,7 +225,7 @@ edit "$sorting/runs/dpo.yaml" -e 's/learning_rate: .*/learning_rate: 1.0e-4\n  l
   -e 's/^require: .*/require: {review: sample}/' -e 's/^  every_steps: .*/  every_steps: 6/' -e '/preference_snapshot: /d'
 # The uncurated rows are trained on beside the curated ones: two processes with half of the cores use them better than one with all.
 OMP_NUM_THREADS=$(((OMP_NUM_THREADS + 1) / 2))
-set -m  # a process group of its own, which `stop` ends
+set -m
 (
   trap - EXIT INT TERM
   in_background=true

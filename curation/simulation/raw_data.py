@@ -246,6 +246,14 @@ def wrong_share(snapshot: Path, log: Path) -> float:
     return float(round(sum(answers[normalize(prompt)] != answer for prompt, answer in given) / len(given), 4))
 
 
+def wrong_pairs(folder: Path, log: Path) -> float:
+    """Return the share of the pairs of a project's pairs.csv that prefer the wrong category."""
+    answers = read_answers(log)
+    with (folder / PAIRS_FILE).open(encoding="utf-8", newline="") as opened:
+        wrong = [answers[normalize(pair["phrase"])] != pair["chosen"] for pair in csv.DictReader(opened)]
+    return round(sum(wrong) / len(wrong), 4)
+
+
 class _Rivals:
     """Finds the wrong category that fits a phrase best: of its chapter, if that has others, the one with the most similar phrase."""
 

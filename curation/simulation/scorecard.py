@@ -26,7 +26,7 @@ from curation.records import Kind
 from curation.simulation.annotators import honest_verdicts, true_error_rates
 from curation.simulation.defects import COPIES, LEAKS
 from curation.simulation.provider import PlantedTruth
-from curation.simulation.raw_data import wrong_share
+from curation.simulation.raw_data import wrong_pairs, wrong_share
 from curation.snapshot.certificate import read_certificate
 from curation.snapshot.keys import find_trusted_keys
 from curation.snapshot.manifest import read_manifest
@@ -223,7 +223,10 @@ def compare_arms(demo: Path) -> dict[str, Any]:
         with open_workspace(folder) as workspace:
             shares[name] = wrong_share(folder / _latest(workspace, "instruction")["path"], log)
             if name == "curated":
-                pairs = wrong_share(folder / _latest(workspace, "preference")["path"], log)
+                pairs = {
+                    "brought": wrong_pairs(folder, log),
+                    "trained": wrong_share(folder / _latest(workspace, "preference")["path"], log),
+                }
     return {
         "rows": found["first"]["rows"],
         "steps": {name: found[side]["steps"] for name, side in (("curated", "first"), ("uncurated", "second"))},
@@ -304,7 +307,10 @@ def format_summary(summary: Mapping[str, Any]) -> str:
         run = summary[kind]
         loss = f"loss {run['first_loss']:.3f} to {run['last_loss']:.3f}"
         lines.append(f"{kind.upper()}: {run['steps']} steps, {loss}, adapter {run['adapter_digest'][:12]}")
-    lines.append(f"  {summary['curation']['wrong_pairs']:.1%} of DPO's pairs prefer the wrong category; 10 % did as brought")
+    pairs = summary["curation"]["wrong_pairs"]
+    lines.append(
+        f"  {pairs['trained']:.1%} of DPO's pairs prefer the wrong category; {pairs['brought']:.1%} of those that were brought did"
+    )
     lines += ["", f"  {'protected phrases':<18}" + "".join(f"{name:>24}" for name in summary["eval"])]
     for metric in summary["eval"]["base"]:
         cells = [metrics.get(metric) for metrics in summary["eval"].values()]

@@ -92,5 +92,5 @@ def _summarize(scanned: Scanned, target: str) -> StageResult:
         "cost": cost,
         "path": target,
     }
-    headline = ", ".join(f"{number:,} {kind}" for kind, number in kinds.items())
+    headline = f"{', '.join(f'{kind} {number:,}' for kind, number in kinds.items())}; findings in {target}"
     return StageResult("scan", scanned.rows, scanned.rows - dropped, counts, list(scanned.notes), details, headline)

@@ -9,7 +9,8 @@ import sqlite3
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from operator import attrgetter
+from functools import lru_cache
+from operator import attrgetter, itemgetter
 from typing import Any, Literal, NamedTuple, TypedDict, cast
 
 import orjson
@@ -21,7 +22,7 @@ from curation.records import Kind
 Table = Literal["answers", "rulings"]
 """Answers of annotators, or of adjudicators who settle disputes."""
 _SHORT = 200
-"""Characters of an answer up to which its parsed form is kept for equal ones: a longer one holds words, which few others do."""
+"""Characters up to which an answer is short: a longer one holds words of its own."""
 
 
 class StoredAnswer(NamedTuple):
@@ -275,19 +276,17 @@ def latest_answers(db: sqlite3.Connection, table: Table = "answers") -> Iterator
     names = "response, updated, seq, user, status, body, payload, form, simulated"
     cursor = db.cursor()
     cursor.row_factory = None
-    read: dict[str, dict[str, Any]] = {}  # most answers are one of few, so each text is parsed once
-    before: tuple[Any, ...] | None = None
-    for state in itertools.chain(cursor.execute(f"SELECT {names} FROM {table} ORDER BY response, updated"), [None]):
-        if before is not None and (state is None or state[0] != before[0]):
-            response, updated, seq, user, status, body, payload, form, simulated = before
-            if len(body) > _SHORT:
-                values = orjson.loads(body)
-            elif (known := read.get(body)) is not None:
-                values = known
-            else:
-                values = read[body] = orjson.loads(body)
-            yield StoredAnswer(response, updated, seq, renamed.get(user, user), status, values, payload, form, bool(simulated))
-        before = state
+    for _, states in itertools.groupby(cursor.execute(f"SELECT {names} FROM {table} ORDER BY response, updated"), key=itemgetter(0)):
+        *_, (response, updated, seq, user, status, body, payload, form, simulated) = states
+        values = _parse_short(body) if len(body) <= _SHORT else orjson.loads(body)
+        yield StoredAnswer(response, updated, seq, renamed.get(user, user), status, values, payload, form, bool(simulated))
+
+
+@lru_cache(maxsize=4096)
+def _parse_short(body: str) -> Mapping[str, Any]:
+    """Return a short answer; most are one of few, so equal ones are parsed once and share one object."""
+    values: Mapping[str, Any] = orjson.loads(body)
+    return values
 
 
 def users_by_response(db: sqlite3.Connection, table: Table = "answers") -> dict[str, str]:

@@ -106,7 +106,7 @@ def test_every_model_is_measured_with_n_and_an_interval(summary: dict[str, Any])
 def test_curated_and_uncurated_rows_are_compared_at_equal_size(summary: dict[str, Any]) -> None:
     found = summary["curation"]
     assert found["rows"] > 30 and found["steps"]["curated"] == found["steps"]["uncurated"] > 0
-    assert found["wrong_pairs"] < 0.1
+    assert 0.05 < found["wrong_pairs"]["brought"] < 0.15 and found["wrong_pairs"]["trained"] < found["wrong_pairs"]["brought"]
     assert 0.1 < found["wrong_labels"]["uncurated"] < 0.3 and found["wrong_labels"]["curated"] < 0.8 * found["wrong_labels"]["uncurated"]
     for name in ("base", "uncurated", "curated"):
         accuracy = found["accuracy"][name]

@@ -45,6 +45,12 @@ def test_targets_that_cannot_be_trained_are_refused_before_the_run(untrained: Pa
     assert not (run.output / "preflight.json").exists()
 
 
+def test_setting_with_an_unknown_value_is_named(project: Path) -> None:
+    run = load_run(project, "l.yaml", run_settings("dpo", output="l", trainer={"loss_type": ["sigmoidd"]}))
+    with pytest.raises(TrainingError, match=r"Unknown loss type: sigmoidd.*Next: correct dpo\.loss_type in the run file"):
+        preflight(run)
+
+
 def test_router_as_a_target_is_refused(untrained: Path, tmp_path: Path) -> None:
     model = build_family("llama4_text")
     model.save_pretrained(tmp_path / "llama4")

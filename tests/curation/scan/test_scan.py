@@ -25,7 +25,7 @@ from curation.dedup.arrow_text import read_rows
 from curation.dedup.lsh import choose_bands, found_at
 from curation.errors import ProjectError
 from curation.leakage.detector import find_leaks
-from curation.scan import LISTING, InProcess, Scanned, ScanSettings, Suite, connected, pairs, scan, workers
+from curation.scan import LISTING, InProcess, Scanned, ScanSettings, Suite, connected, pairs, scan, semantic, workers
 from curation.scan.job import Job
 from curation.scan.on_ray import find_near_on_ray
 from curation.scan.storage import Folder, Unit
@@ -115,6 +115,16 @@ def findings(folder: str) -> list[tuple[Any, ...]]:
 
 def place(part: str, row: int) -> int:
     return int(re.sub(r"\D", "", part)) + row
+
+
+def test_rows_without_vectors_are_embedded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    vectors = {"fever and a cough": (1, 0), "a knee that hurts": (0, 1), "coughing, hot": (0.96, 0.28)}
+    monkeypatch.setattr(semantic, "embed_texts", lambda texts, model: np.array([vectors[text] for text in texts], np.float32))
+    (tmp_path / "rows").mkdir()
+    write_part(pa.table({"text": [*vectors, None, ""]}), tmp_path / "rows" / "part-0.parquet")
+    scan(str(tmp_path / "rows"), str(tmp_path / "found"), ScanSettings(semantic=0.9, model="a model"), InProcess())
+    # One empty row is a copy of the other.
+    assert [line[:3] for line in findings(str(tmp_path / "found"))] == [("2", "semantic", "0"), ("4", "exact", "3")]
 
 
 def test_one_process_finds_what_dedup_and_the_leak_screen_find(corpus: Corpus, tmp_path: Path) -> None:
@@ -245,7 +255,7 @@ def test_what_cannot_be_scanned_is_a_sentence(corpus: Corpus, tmp_path: Path) ->
     refused("holds other files", target="mine")
     refused("is the folder of the parts", target=corpus.source)
     scan(corpus.source, str(tmp_path / "found"), ScanSettings(), InProcess())
-    refused("holds findings of other parts, settings", near=0.8)
+    refused("holds findings of other parts, other settings", near=0.8)
     with pytest.raises(ProjectError, match=r"--ray.*no cluster answers"):
         with connected("127.0.0.1:1"):
             pass

@@ -14,7 +14,7 @@ from curation.config.project import load_project
 from curation.errors import ProjectError
 from curation.simulation.annotators import Annotator, ReviewRates
 from curation.simulation.code_table import CodeTable, normalize
-from curation.simulation.raw_data import RawOptions, read_answers, write_project
+from curation.simulation.raw_data import RawOptions, read_answers, write_project, wrong_pairs
 
 OPTIONS = RawOptions(rows=200, test=40, labels=8, pairs=30)
 
@@ -51,6 +51,7 @@ def test_pairs_prefer_the_right_category_but_for_those_that_are_swapped(written:
     right = [answers[normalize(pair["phrase"])] for pair in pairs]
     assert len(pairs) == 30 and not rows & {pair["phrase"] for pair in pairs} and not (written / "plain" / "pairs.csv").exists()
     assert sum(pair["chosen"] == known for pair, known in zip(pairs, right, strict=True)) == 27
+    assert wrong_pairs(written / "sorting", written / "log") == 0.1
     assert sum(pair["rejected"] == known for pair, known in zip(pairs, right, strict=True)) == 3
     ann = Annotator("simulated-ann", 1, ReviewRates(wrong_approval=0, wrong_rejection=0, quarrel=0), CodeTable({}), answers)
     for number, pair in enumerate(pairs):
