@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -37,9 +37,17 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def trained(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project with a finished run of each method; tests copy it before they change anything."""
-    return build_once(tmp_path_factory, "trained", lambda folder: train_both(Path(shutil.copytree(built, folder))))
+def trained(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A project with a finished run of each method; tests copy it before they change anything, for other processes copy it too."""
+    project = build_once(tmp_path_factory, "trained", lambda folder: train_both(Path(shutil.copytree(built, folder))))
+    before = names_in(project)
+    yield project
+    assert names_in(project) == before, "a test wrote into the project that all tests copy: it takes the fixture `project`"
+
+
+def names_in(folder: Path) -> set[str]:
+    """The files that a test could leave behind; locks and logs belong to any command that reads a run."""
+    return {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file() and p.suffix not in {".lock", ".txt"}}
 
 
 @pytest.fixture

@@ -35,7 +35,7 @@ def step(trainer: Any, rows: list[Any]) -> tuple[float, dict[str, Any]]:
 
 @pytest.mark.model
 @pytest.mark.parametrize("kind", ["sft", "dpo"])
-def test_scores_of_the_answers_alone_give_the_same_loss_and_gradients(trained: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scores_of_the_answers_alone_give_the_same_loss_and_gradients(project: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
     from trl.trainer import utils
 
@@ -43,7 +43,7 @@ def test_scores_of_the_answers_alone_give_the_same_loss_and_gradients(trained: P
     from training.train import build_trainer
 
     lora = {"lora": {"r": 4, "lora_dropout": 0.0}} if kind == "sft" else {}
-    run = load_run(trained, f"compact-{kind}.yaml", run_settings(kind, output=f"compact-{kind}", **lora))
+    run = load_run(project, f"compact-{kind}.yaml", run_settings(kind, output=f"compact-{kind}", **lora))
     trainer, _ = build_trainer(run, report=preflight(run), say=lambda text: None)
     rows = [trainer.train_dataset[n] for n in range(4)]
     scored: list[int] = []
@@ -70,7 +70,7 @@ def test_scores_of_the_answers_alone_give_the_same_loss_and_gradients(trained: P
 @pytest.mark.model
 # In every run test_checkpoints resumes DPO, whose rows are grouped by default.
 @pytest.mark.parametrize(("kind", "stops"), [("sft", (4, 6)), pytest.param("dpo", (4,), marks=pytest.mark.soak)])
-def test_run_of_grouped_rows_resumes_to_the_same_adapter_within_and_between_epochs(trained: Path, kind: str, stops: tuple[int]) -> None:
+def test_run_of_grouped_rows_resumes_to_the_same_adapter_within_and_between_epochs(project: Path, kind: str, stops: tuple[int]) -> None:
     from transformers import TrainerCallback
 
     from training.adapter import live_digest
@@ -87,7 +87,7 @@ def test_run_of_grouped_rows_resumes_to_the_same_adapter_within_and_between_epoc
 
     def train(name: str, *, stop: int = 0) -> tuple[Any, list[float]]:
         stopping = {"every_steps": 2, "patience": 9}
-        run = load_run(trained, f"{name}.yaml", run_settings(kind, output=name, trainer=settings, stopping=stopping))
+        run = load_run(project, f"{name}.yaml", run_settings(kind, output=name, trainer=settings, stopping=stopping))
         report = preflight(run)
         checkpoint = prepare_resume(run.output, report)
         trainer, _ = build_trainer(run, report=report, say=lambda text: None)
