@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -83,14 +85,30 @@ def own_config(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
     return folder
 
 
+def build_once(factory: pytest.TempPathFactory, name: str, build: Callable[[Path], object]) -> Path:
+    """Return a folder that the first process builds and the others of this session wait for."""
+    home = factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        home = home.parent  # shared by the workers of one session
+    folder = home / f"shared-{name}"
+    with (home / f"shared-{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "complete").exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            build(folder / "project")
+            (folder / "complete").touch()
+    return folder / "project"
+
+
 @pytest.fixture(scope="session")
 def icd10_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project as `curate init --template icd10 --offline` writes it, with small counts; copy it before use."""
     from curation.template import write_template
 
-    folder = tmp_path_factory.mktemp("template") / "coding"
-    write_template(folder, "icd10", offline=True, instruction=40, preference=12)
-    return folder
+    def write(folder: Path) -> None:
+        write_template(folder, "icd10", offline=True, instruction=40, preference=12)
+
+    return build_once(tmp_path_factory, "icd10", write)
 
 
 @pytest.fixture

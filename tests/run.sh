@@ -29,12 +29,17 @@ step "spelling" codespell
 types=$(mktemp)
 nice mypy >"$types" 2>&1 &
 checking=$!
-# Compiled loops, the embedding model and Argilla's environment are built once here, not by three workers at the same time. What cannot
-# be built is reported by the tests that need it.
+# Compiled modules, tests and loops, the embedding model and Argilla's environment are built once here, not by three workers at the same
+# time. What cannot be built is reported by the tests that need it.
 export SEEDCORN_CACHE_DIR=${SEEDCORN_CACHE_DIR:-$PWD/build/cache}
+# Images for containers set it. Then each of the hundreds of processes compiles our modules again (up to 0.5 s), and each worker all tests.
+unset PYTHONDONTWRITEBYTECODE
 python -m tests.support.warm server &
+server=$!
+pytest -q -p no:cacheprovider --collect-only >/dev/null 2>&1 &
+compiling=$!
 python -m tests.support.warm loops
-wait $!
+wait $server $compiling
 # Three files at a time, on two cores too: half of the time is spent waiting (servers that start, calls that are slow on purpose).
 # One thread each: trainings side by side with a thread for every core get in each other's way.
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}

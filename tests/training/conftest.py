@@ -2,31 +2,15 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.conftest import build_once
 from tests.support import zygote
 from tests.support.training_samples import build_project, train_both
-
-
-def build_once(factory: pytest.TempPathFactory, name: str, build: Callable[[Path], object]) -> Path:
-    """Return a folder that the first process builds and the others of this session wait for."""
-    home = factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        home = home.parent  # shared by the workers of one session
-    folder = home / f"training-{name}"
-    with (home / f"training-{name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (folder / "complete").exists():
-            shutil.rmtree(folder, ignore_errors=True)
-            build(folder / "project")
-            (folder / "complete").touch()
-    return folder / "project"
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -63,9 +64,9 @@ def read(page: str) -> Reader:
     return reader
 
 
-@pytest.mark.parametrize("data", [full(), bare()], ids=["full", "bare"])
-def test_page_is_whole_and_fetches_nothing(data: ReportData) -> None:
-    page = render_report(data)
+@pytest.mark.parametrize("sample", [full, bare])
+def test_page_is_whole_and_fetches_nothing(sample: Callable[[], ReportData]) -> None:
+    page = render_report(sample())
     reader = read(page)
     assert (reader.broken, reader.open) == ([], [])
     assert len(reader.ids) == len(set(reader.ids))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -92,9 +92,9 @@ def visible(page: Any) -> int:
     return int(page.locator("#drops .row:visible").count())
 
 
-@pytest.mark.parametrize("data", [full(), bare()], ids=["full", "bare"])
-def test_nothing_is_fetched_and_nothing_complains(report: Any, data: ReportData) -> None:
-    opened = report(data)
+@pytest.mark.parametrize("sample", [full, bare])
+def test_nothing_is_fetched_and_nothing_complains(report: Any, sample: Callable[[], ReportData]) -> None:
+    opened = report(sample())
     opened.page.locator("#theme").click()
     assert opened.page.evaluate("document.documentElement.dataset.theme") == "light"
     assert opened.complaints == []
