@@ -26,7 +26,7 @@ from tests.support.argilla_people import wait_for
 from tests.support.argilla_server import RunningArgilla
 from tests.support.projects import blank, import_plain, score_by_hand
 from tests.support.relay import Relay, relay_to
-from tests.support.service_client import served
+from tests.support.service_client import running, served
 
 pytestmark = [pytest.mark.argilla, pytest.mark.timeout(300)]
 ROWS = 40
@@ -162,19 +162,13 @@ def test_nothing_is_missed_while_two_people_answer_and_pulls_are_killed(
 def test_argilla_calls_the_service_when_somebody_answers(bed: tuple[Path, list[Account]], argilla_home: RunningArgilla) -> None:
     folder, people = bed
     port = any_free_port()
-    options = ["--port", str(port), "--every", "3600", "--webhook", f"http://localhost:{port}"]
-    with subprocess.Popen(
-        [sys.executable, "-m", "curation", "serve", str(folder), *options], cwd=ROOT, stderr=subprocess.DEVNULL
-    ) as service:
-        try:
-            address = f"http://127.0.0.1:{port}/healthz"
-            wait_for(lambda: answers_ok(address))
-            record = records_of(argilla_home, folder)[0]["id"]
-            with as_user(argilla_home, people[0].api_key) as http:
-                answer(http, record, "approve")
-            wait_for(lambda: len(stored(folder)) == 1, seconds=30)  # the next poll would be in an hour
-        finally:
-            service.terminate()
+    with running(folder, "--port", port, "--every", 3600, "--webhook", f"http://localhost:{port}"):
+        address = f"http://127.0.0.1:{port}/healthz"
+        wait_for(lambda: answers_ok(address))
+        record = records_of(argilla_home, folder)[0]["id"]
+        with as_user(argilla_home, people[0].api_key) as http:
+            answer(http, record, "approve")
+        wait_for(lambda: len(stored(folder)) == 1, seconds=30)  # the next poll would be in an hour
     secret = folder / "serve" / "webhook.secret"
     with as_user(argilla_home, argilla_home.api_key) as http:
         (held,) = http.get("webhooks").json()["items"]

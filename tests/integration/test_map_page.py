@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,10 +12,10 @@ import pytest
 from curation import api as stages
 from curation.store import facts
 from curation.store.database import open_store
-from tests.conftest import ROOT
 from tests.support.browsing import browser as browser
 from tests.support.labelled import EACH, LABELS, WRONG, labelled_project
 from tests.support.projects import Bed
+from tests.support.service_client import linked
 
 
 @pytest.fixture(scope="module")
@@ -25,15 +23,8 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Bed, str,
     bed = labelled_project(tmp_path_factory.mktemp("served") / "desk")
     stages.screen(bed.folder)
     stages.decide(bed.folder)
-    command = [sys.executable, "-m", "curation", "serve", str(bed.folder), "--port", "0", "--every", "3600"]
-    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
-    assert process.stderr is not None
-    try:
-        link = next(found[0] for line in process.stderr if (found := re.search(r"http://\S+#code=\S+", line)))
+    with linked(bed.folder) as link:
         yield bed, link.partition("/#")[0], link
-    finally:
-        process.kill()
-        process.communicate()
 
 
 @pytest.mark.browser

@@ -7,8 +7,6 @@ import csv
 import os
 import random
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ from curation.store.database import open_store
 from curation.store.reviews import StoredAnswer
 from tests.conftest import ROOT
 from tests.support.browsing import browser as browser
+from tests.support.service_client import linked
 
 pytestmark = [pytest.mark.browser, pytest.mark.model, pytest.mark.soak]  # minutes of embedding
 DATA = Path(os.environ.get("SEEDCORN_SHARED", ROOT.parent / "shared")) / "data" / "classbalance"
@@ -53,14 +52,8 @@ def banking(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
     """`curate serve --root` on an empty folder: the link that works once, and the folder."""
     root = tmp_path_factory.mktemp("afternoon")
-    command = [sys.executable, "-m", "curation", "serve", "--root", str(root), "--port", "0", "--every", "3600"]
-    started = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
-    assert started.stderr is not None
-    try:
-        yield next(found[0] for line in started.stderr if (found := re.search(r"http://\S+#code=\S+", line))), root
-    finally:
-        started.kill()
-        started.communicate()
+    with linked("--root", root) as link:
+        yield link, root
 
 
 def test_a_newcomers_afternoon(served: tuple[str, Path], banking: tuple[Path, Path], browser: Any) -> None:

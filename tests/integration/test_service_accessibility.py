@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,10 +13,10 @@ from curation.server.app import PAGES
 from curation.store import reviews
 from curation.store.database import open_store
 from curation.store.reviews import StoredAnswer
-from tests.conftest import ROOT
 from tests.support.axe import axe_source, violations
 from tests.support.browsing import browser as browser
 from tests.support.projects import Bed, blank, import_plain, score_by_hand
+from tests.support.service_client import linked
 
 pytestmark = pytest.mark.browser
 LOOKS = [("light", 1440), ("dark", 400)] + ([("light", 400), ("dark", 1440)] if os.environ.get("SEEDCORN_SOAK") else [])
@@ -38,14 +35,8 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Bed, str,
             reviews.add_answers(db, [StoredAnswer(f"r:{user}", "t", 1, user, "submitted", values, "", "", False)], 1)
     stages.decide(bed.folder)
     stages.override(bed.folder, bed.rows()[2].id, action="drop", reason="odd")
-    command = [sys.executable, "-m", "curation", "serve", str(bed.folder), "--port", "0", "--every", "3600"]
-    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stderr is not None
-        try:
-            link = next(found[0] for line in process.stderr if (found := re.search(r"http://\S+#code=\S+", line)))
-            yield bed, link.partition("/#")[0], link
-        finally:
-            process.kill()
+    with linked(bed.folder) as link:
+        yield bed, link.partition("/#")[0], link
 
 
 def test_no_page_has_a_serious_violation(served: tuple[Bed, str, str], browser: Any) -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,11 +13,11 @@ import pytest
 from curation import api as stages
 from curation.config.project import load_project
 from curation.simulation import process as mock_provider
-from tests.conftest import ROOT
 from tests.support.axe import axe_source, violations
 from tests.support.browsing import SCREENSHOTS
 from tests.support.browsing import browser as browser
 from tests.support.projects import Bed, approve, blank, import_plain, score_by_hand
+from tests.support.service_client import linked
 
 pytestmark = pytest.mark.browser
 WIDTHS = (400, 1440, 2560)
@@ -44,15 +42,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def service(root: Path) -> Iterator[tuple[str, str]]:
     """The address of `curate serve --root`, and the link that works once."""
-    command = [sys.executable, "-m", "curation", "serve", "--root", str(root), "--port", "0", "--every", "3600"]
-    started = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
-    assert started.stderr is not None
-    try:
-        link = next(found[0] for line in started.stderr if (found := re.search(r"http://\S+#code=\S+", line)))
+    with linked("--root", root) as link:
         yield link.partition("/#")[0], link
-    finally:
-        started.kill()
-        started.communicate()
 
 
 @pytest.fixture(scope="module")

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,9 +14,9 @@ from curation.config.project import load_project
 from curation.store import reviews
 from curation.store.database import open_store
 from curation.store.reviews import StoredAnswer
-from tests.conftest import ROOT
 from tests.support.browsing import browser as browser
 from tests.support.projects import Bed, blank, score_by_hand
+from tests.support.service_client import linked
 
 HOSTILE = [
     "<img src=x onerror=\"document.title='owned'\">", "<script>document.title='owned'</script>", "<svg onload=document.title='owned'>",
@@ -38,15 +35,8 @@ def served(tmp_path: Path) -> Iterator[tuple[Bed, str, str]]:
     stages.import_rows(bed.folder, tmp_path / "rows.jsonl")
     score_by_hand(bed.folder)
     stages.decide(bed.folder)
-    command = [sys.executable, "-m", "curation", "serve", str(bed.folder), "--port", "0", "--every", "3600"]
-    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
-    assert process.stderr is not None
-    try:
-        link = next(found[0] for line in process.stderr if (found := re.search(r"http://\S+#code=\S+", line)))
+    with linked(bed.folder) as link:
         yield bed, link.partition("/#")[0], link
-    finally:
-        process.kill()
-        process.communicate()
 
 
 @pytest.mark.browser

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import ssl
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +15,7 @@ from tests.conftest import ROOT
 from tests.support.argilla_people import wait_for
 from tests.support.nginx import nginx_of
 from tests.support.projects import blank, import_plain
+from tests.support.service_client import running
 
 NAME = "curate.example.org"
 
@@ -27,17 +26,15 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, htt
     base = tmp_path_factory.mktemp("tls")
     folder, port = blank(base / "garden"), any_free_port()
     import_plain(folder, 3)
-    command = [sys.executable, "-m", "curation", "serve", str(folder), "--port", str(port), "--name", NAME, "--proxy", "127.0.0.1"]
     places = {"http://127.0.0.1:8600": f"http://127.0.0.1:{port}", "/etc/ssl/curate.crt": "CERTIFICATE", "/etc/ssl/curate.key": "KEY"}
-    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL) as service:
-        try:
-            with nginx_of(ROOT / "curation" / "server" / "nginx.conf", places, base) as (url, certificate):
-                trust = ssl.create_default_context(cafile=str(certificate))
-                with httpx.Client(base_url=url, verify=trust, headers={"Host": NAME}, timeout=20) as client:
-                    wait_for(lambda: client.get("/static/app.js").status_code == 200)
-                    yield folder, client, base
-        finally:
-            service.kill()
+    with (
+        running(folder, "--port", port, "--name", NAME, "--proxy", "127.0.0.1"),
+        nginx_of(ROOT / "curation" / "server" / "nginx.conf", places, base) as (url, certificate),
+    ):
+        trust = ssl.create_default_context(cafile=str(certificate))
+        with httpx.Client(base_url=url, verify=trust, headers={"Host": NAME}, timeout=20) as client:
+            wait_for(lambda: client.get("/static/app.js").status_code == 200)
+            yield folder, client, base
 
 
 def test_a_session_through_the_proxy(served: tuple[Path, httpx.Client, Path]) -> None:
@@ -73,19 +70,15 @@ def test_other_names_and_plain_http(served: tuple[Path, httpx.Client, Path]) -> 
 
 def test_without_proxy_its_headers_are_not_believed(tmp_path: Path) -> None:
     folder, port = blank(tmp_path / "garden"), any_free_port()
-    command = [sys.executable, "-m", "curation", "serve", str(folder), "--port", str(port)]
-    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL) as service:
-        try:
-            url = f"http://127.0.0.1:{port}/api/login"
-            headers = {"X-Forwarded-For": "6.6.6.6", "X-Forwarded-Proto": "https"}
-            wait_for(lambda: is_open(port))
-            httpx.post(url, json={"token": "x"}, headers=headers)
-            token = (folder / "serve.token").read_text().strip()
-            assert "secure" not in httpx.post(url, json={"token": token}, headers=headers).headers["set-cookie"].lower()
-            lines = (folder / "serve" / "audit.jsonl").read_text().splitlines()
-            assert {json.loads(line)["from"] for line in lines} == {"127.0.0.1"}
-        finally:
-            service.kill()
+    with running(folder, "--port", port):
+        url = f"http://127.0.0.1:{port}/api/login"
+        headers = {"X-Forwarded-For": "6.6.6.6", "X-Forwarded-Proto": "https"}
+        wait_for(lambda: is_open(port))
+        httpx.post(url, json={"token": "x"}, headers=headers)
+        token = (folder / "serve.token").read_text().strip()
+        assert "secure" not in httpx.post(url, json={"token": token}, headers=headers).headers["set-cookie"].lower()
+        lines = (folder / "serve" / "audit.jsonl").read_text().splitlines()
+        assert {json.loads(line)["from"] for line in lines} == {"127.0.0.1"}
 
 
 def is_open(port: int) -> bool:

@@ -1,20 +1,41 @@
-"""A running `curate serve` as a process of its own, and a client with a token."""
+"""A running `curate serve` as a process of its own, forked, and a client with a token."""
 
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import httpx
 
 from argilla_setup.server.control import any_free_port
 from tests.conftest import ROOT
+from tests.support import zygote
+
+
+@contextmanager
+def running(*words: object) -> Iterator[tuple[zygote.Forked, IO[str]]]:
+    """Run `curate serve WORDS`, and kill it at the end: the process, and what it prints."""
+    read, write = os.pipe()
+    with os.fdopen(read) as said:
+        with os.fdopen(write, "wb") as out:
+            process = zygote.start("curation", ["serve", *map(str, words)], stdout=out, stderr=out, cwd=ROOT)
+        try:
+            yield process, said
+        finally:
+            process.kill()
+            process.wait()
+
+
+@contextmanager
+def linked(*words: object) -> Iterator[str]:
+    """Run `curate serve WORDS` on a free port without polls: the link that works once, which begins with the address."""
+    with running(*words, "--port", 0, "--every", 3600) as (_, said):
+        yield next(found[0] for line in said if (found := re.search(r"http://\S+#code=\S+", line)))
 
 
 class Service:
@@ -22,12 +43,13 @@ class Service:
 
     def __init__(self, folder: Path, *, every: float = 3600) -> None:
         self.folder, self.port = folder, any_free_port()
-        self._command = [sys.executable, "-m", "curation", "serve", str(folder), "--port", str(self.port), "--every", str(every)]
-        self.process: subprocess.Popen[bytes] | None = None
+        self._words = ["serve", str(folder), "--port", str(self.port), "--every", str(every)]
+        self.process: zygote.Forked | None = None
 
     def start(self) -> None:
         """Start it and wait until it answers."""
-        self.process = subprocess.Popen(self._command, cwd=ROOT, stderr=subprocess.DEVNULL, env=dict(os.environ))
+        with open(os.devnull, "wb") as nothing:
+            self.process = zygote.start("curation", self._words, stdout=nothing, stderr=nothing, cwd=ROOT)
         end = time.monotonic() + 60
         while time.monotonic() < end:
             try:

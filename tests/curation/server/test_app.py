@@ -6,8 +6,6 @@ import json
 import re
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 import urllib.error
@@ -16,13 +14,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 
 from curation.template import write_template
-from tests.conftest import ROOT
 from tests.support.argilla_server import RunningArgilla
+from tests.support.service_client import running
+from tests.support.zygote import Forked
 
 BRIEF = "Answer gardening questions for beginners in two sentences."
 
@@ -51,27 +50,22 @@ def get(url: str, **headers: str) -> tuple[int, dict[str, Any]]:
 
 
 @contextmanager
-def serving(folder: Path) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    """`curate serve` as a process of its own; ended whatever happens."""
+def serving(folder: Path) -> Iterator[tuple[str, Forked, IO[str]]]:
+    """`curate serve` as a process of its own, which looks for answers every second: its address, itself, and what it prints."""
     port = free_port()
-    command = [sys.executable, "-m", "curation", "serve", str(folder), "--port", str(port), "--every", "1"]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    try:
-        yield f"http://127.0.0.1:{port}", process
-    finally:
-        process.kill()
-        process.communicate()
+    with running(folder, "--port", port, "--every", 1) as (process, said):
+        yield f"http://127.0.0.1:{port}", process, said
 
 
 def status_of(url: str, folder: Path) -> tuple[int, dict[str, Any]]:
     return get(f"{url}/status", Authorization=f"Bearer {(folder / 'serve.token').read_text().strip()}")
 
 
-def wait_until(url: str, folder: Path, wanted: Any, process: subprocess.Popen[str], seconds: float = 60) -> tuple[int, dict[str, Any]]:
+def wait_until(url: str, folder: Path, wanted: Any, process: Forked, seconds: float = 60) -> tuple[int, dict[str, Any]]:
     """Ask for health and status until they are as wanted: (status code of /healthz, last pull). The last answer either way."""
     end, seen = time.monotonic() + seconds, (0, {})
     while time.monotonic() < end:
-        assert process.poll() is None, process.communicate()
+        assert process.poll() is None, process.returncode
         try:
             seen = (get(f"{url}/healthz")[0], status_of(url, folder)[1]["last_pull"])
         except (urllib.error.URLError, FileNotFoundError):
@@ -83,7 +77,7 @@ def wait_until(url: str, folder: Path, wanted: Any, process: subprocess.Popen[st
 
 
 def test_without_argilla_it_is_up_unhealthy_and_says_why_to_whom_it_may(folder: Path) -> None:
-    with serving(folder) as (url, process):
+    with serving(folder) as (url, process, said):
         status, pull = wait_until(url, folder, lambda _, p: "no pull" not in p["error"], process)
         assert status == 503
         assert "ARGILLA_API_URL" in pull["error"] and "argilla-setup up" in pull["error"]
@@ -91,7 +85,8 @@ def test_without_argilla_it_is_up_unhealthy_and_says_why_to_whom_it_may(folder: 
         status, body = status_of(url, folder)
         assert (status, body["stage"], body["project"]) == (200, "status", "garden")
         process.send_signal(signal.SIGTERM)
-        _, errors = process.communicate(timeout=30)
+        process.wait(timeout=30)
+        errors = said.read()
         assert "Traceback" not in errors
         assert f'curl --header "Authorization: Bearer $(cat {folder}/serve.token)" {url}/status' in errors
         assert (folder / "serve.token").read_text().strip() not in errors
@@ -99,7 +94,7 @@ def test_without_argilla_it_is_up_unhealthy_and_says_why_to_whom_it_may(folder: 
 
 
 def test_an_open_page_does_not_keep_the_service_from_ending(folder: Path) -> None:
-    with serving(folder) as (url, process):
+    with serving(folder) as (url, process, _):
         wait_until(url, folder, lambda *_: True, process)
         token = (folder / "serve.token").read_text().strip()
         request = urllib.request.Request(f"{url}/api/events", headers={"Authorization": f"Bearer {token}"})
@@ -110,7 +105,7 @@ def test_an_open_page_does_not_keep_the_service_from_ending(folder: Path) -> Non
 
 
 def test_the_status_is_for_those_who_have_the_token(folder: Path) -> None:
-    with serving(folder) as (url, process):
+    with serving(folder) as (url, process, _):
         wait_until(url, folder, lambda *_: True, process)
         token = (folder / "serve.token").read_text().strip()
         assert (folder / "serve.token").stat().st_mode & 0o777 == 0o600 and len(token) >= 32
@@ -160,7 +155,7 @@ def test_an_argilla_that_answers_nonsense_does_not_end_the_polling(folder: Path,
     monkeypatch.setenv("ARGILLA_API_URL", f"http://127.0.0.1:{server.server_port}")
     monkeypatch.setenv("ARGILLA_API_KEY", "owner.key")
     try:
-        with serving(folder) as (url, process):
+        with serving(folder) as (url, process, _):
             first = wait_until(url, folder, lambda _, p: "no pull" not in p["error"], process)
             assert first[0] == 503 and first[1]["error"]
             server.shutdown()
@@ -175,8 +170,8 @@ def test_an_argilla_that_answers_nonsense_does_not_end_the_polling(folder: Path,
 def test_with_argilla_it_becomes_healthy(folder: Path, argilla_home: RunningArgilla) -> None:
     path = folder / "project.yaml"
     path.write_text(re.sub(r"(?m)^  argilla: \S+", f"  argilla: {argilla_home.home.folder}", path.read_text()))
-    with serving(folder) as (url, process):
-        _, pull = wait_until(url, folder, lambda s, _: s == 200, process)
+    with serving(folder) as (url, process, _):
+        pull = wait_until(url, folder, lambda s, _: s == 200, process)[1]
         status, body = get(f"{url}/healthz")
         assert (status, body["healthy"], pull) == (200, True, {"answers": 0, "error": None})
         assert 0 <= body["seconds_since_pull"] < 30
