@@ -6,6 +6,7 @@ and asked no other host; an annotator's also that no score came.
 
 from __future__ import annotations
 
+import os
 import statistics
 import time
 from typing import Any
@@ -23,6 +24,8 @@ __all__ = ["browser"]
 pytestmark = [pytest.mark.argilla, pytest.mark.browser]
 WAITS: list[float] = []
 """Milliseconds from a key to the next record."""
+MEASURED = 20 if os.environ.get("SEEDCORN_SOAK") else 8
+"""Records of which the time is measured. The limit of `make test` needs no percentile."""
 QUESTION, BETTER = "May this be used?", "Which response is better?"
 
 
@@ -185,7 +188,7 @@ def test_the_next_record_is_readable_soon(clinic: Clinic, keys: tuple[str, ...])
     page.goto(f"{clinic.argilla.url}/dataset/{clinic.datasets[SPEED]}/annotation-mode")
     prompt(page)
     page.evaluate(WATCH)
-    for done in range(1, 21):
+    for done in range(1, MEASURED + 1):
         press(page, *keys[:-1])
         page.keyboard.press(keys[-1])
         page.wait_for_function("done => window.waits.length === done", arg=done)
@@ -198,7 +201,7 @@ def test_the_next_record_is_readable_soon(clinic: Clinic, keys: tuple[str, ...])
     )
     page.close()
     median, most = statistics.median(waits), waits[-2]
-    print(f"{len(keys)} key(s) a record; the next one is readable after {median:.0f} ms (median), {most:.0f} ms (95 %)")
+    print(f"{len(keys)} key(s) a record; the next one is readable after {median:.0f} ms (median), {most:.0f} ms (all but one)")
     assert set(sizes[1:]) == {0}, "the frame's document came from the server again"
     assert most < 5_000
 

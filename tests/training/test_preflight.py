@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 from datasets import Dataset
 
+from tests.support import command_line
 from training.chat import Rendered, describe_left_out, describe_lengths
 from training.data import kept_rows
 from training.records import LengthStats
@@ -55,8 +54,7 @@ def test_folder_that_is_no_snapshot_is_one_sentence_and_exit_2(tmp_path: Path) -
     (tmp_path / "model" / "base-model.json").write_text(json.dumps({"id": "m", "licence": "MIT"}))
     (tmp_path / "notes").mkdir()
     file = write_run_file(tmp_path, "sft.yaml", run_settings(snapshot="../notes"))
-    command = [sys.executable, "-m", "training", "preflight", str(file)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = command_line.run("training", "preflight", file)
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr.count("\n") == 1

@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import math
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from curation.errors import UserError
+from tests.support import command_line
 from tests.support.training_samples import (
     NOW,
     TRAINER,
@@ -118,7 +117,7 @@ def test_finished_run_says_so_and_changes_nothing(trained: Path) -> None:
     folder = trained / "runs" / "sft"
     before = {p: (p.stat().st_mtime_ns, p.stat().st_size) for p in folder.rglob("*") if p.name != "log.txt"}
     file = trained / "runs" / "sft.yaml"
-    done = subprocess.run([sys.executable, "-m", "training", "sft", str(file), "--json"], capture_output=True, text=True, timeout=120)
+    done = command_line.run("training", "sft", file, "--json")
     assert done.returncode == 0, done.stderr
     assert "Done already" in done.stderr
     assert json.loads(done.stdout) == json.loads((folder / "run.json").read_text())
