@@ -36,7 +36,7 @@ TRUTH_FILE = "review-truth.jsonl"
 DISCLOSURE = "Simulated annotator, not a person."
 """Comment of every answer."""
 PAGE = 100
-"""Records per search request."""
+"""Records per request, at most 100."""
 NAME_PREFIX = "simulated-"
 """Start of the name of every simulated annotator."""
 
@@ -233,7 +233,9 @@ def true_error_rates(log: Path, *, settles: bool = False) -> dict[str, float | N
     """
     path = log / TRUTH_FILE
     lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.is_file() else []
-    truths = [truth for truth in map(ReviewTruth.model_validate_json, lines) if truth.dataset.endswith(forms.SETTLE) is settles]
+    # The last line of each answer: a killed run may have written some twice.
+    last = {(truth.dataset, truth.annotator, truth.record_id): truth for truth in map(ReviewTruth.model_validate_json, lines)}
+    truths = [truth for truth in last.values() if truth.dataset.endswith(forms.SETTLE) is settles]
 
     def error_rate(belongs: Callable[[ReviewTruth], bool]) -> float | None:
         errors = [truth.given != truth.honest for truth in truths if belongs(truth)]
@@ -372,25 +374,32 @@ def simulate_reviews(annotator: Annotator, url: str, api_key: str, *, workspace:
         mine = [d for d in _get_items(api, "GET", "me/datasets") if d["workspace_id"] == ids[workspace] and d.get("status") == "ready"]
         by_name = {d["name"]: d for d in mine}
         for dataset in (by_name[wanted] for wanted in datasets if wanted in by_name):
-            for record in _pending_records(api, dataset["id"]):
-                answer = annotator.answer({"id": record.get("external_id") or record["id"], **record["fields"]})
-                values = {question: {"value": value} for question, value in answer.values.items()}
-                response = api.post(f"records/{record['id']}/responses", json={"values": values, "status": "submitted"})
-                if response.status_code == 409:  # the server has an answer already, from another run of the same annotator
-                    continue
-                if response.status_code != 201:
-                    fact = f"refused an answer ({response.status_code}: {response.text[:200]})"
-                    raise ReviewError(f"Argilla at {api.base_url}", fact, "argilla-setup status")
-                truths.write(answer.truth.model_copy(update={"dataset": dataset["name"]}).model_dump_json() + "\n")
+            for records in _pending_records(api, dataset["id"]):
+                answers = [annotator.answer({"id": r.get("external_id") or r["id"], **r["fields"]}) for r in records]
+                # Before they are sent: a killed run answers some of them again, in the same way.
+                for answer in answers:
+                    truths.write(answer.truth.model_copy(update={"dataset": dataset["name"]}).model_dump_json() + "\n")
                 truths.flush()
-                answered += 1
-                errors += answer.truth.error is not None
-                edited += answer.truth.edited
+                _submit(api, records, answers)
+                answered += len(answers)
+                errors += sum(answer.truth.error is not None for answer in answers)
+                edited += sum(answer.truth.edited for answer in answers)
     return ReviewSummary(answered, errors, edited)
 
 
-def _pending_records(api: httpx.Client, dataset: str) -> Iterator[dict[str, Any]]:
-    """Yield the records without an answer of this user. Answered ones leave the search, so the first page is read again."""
+def _submit(api: httpx.Client, records: Sequence[Mapping[str, Any]], answers: Sequence[Answer]) -> None:
+    """Submit answers in one request, as the page does for selected records."""
+    items = [
+        {"record_id": r["id"], "values": {question: {"value": value} for question, value in a.values.items()}, "status": "submitted"}
+        for r, a in zip(records, answers, strict=True)
+    ]
+    for item in _get_items(api, "POST", "me/responses/bulk", json={"items": items}):
+        if item["error"]:
+            raise ReviewError(f"Argilla at {api.base_url}", f"refused an answer ({item['error']['detail'][:200]})", "argilla-setup status")
+
+
+def _pending_records(api: httpx.Client, dataset: str) -> Iterator[list[dict[str, Any]]]:
+    """Yield lists of records without an answer of this user. Answered ones leave the search, so the first page is read again."""
     pending = {"type": "terms", "scope": {"entity": "response", "property": "status"}, "values": ["pending"]}
     query = {"filters": {"type": "and", "and": [pending]}}
     seen: set[str] = set()
@@ -402,13 +411,12 @@ def _pending_records(api: httpx.Client, dataset: str) -> Iterator[dict[str, Any]
         if not records:
             return
         new = [record for record in records if record["id"] not in seen]
-        for record in new:
-            seen.add(record["id"])
-            if record.get("status") == "completed":  # enough other people have answered it; it stays in the search
-                skipped += 1
-            else:
-                yield record
-        skipped += 0 if new else len(records)
+        seen.update(record["id"] for record in new)
+        # Of these enough other people have answered; they stay in the search.
+        completed = sum(record.get("status") == "completed" for record in new)
+        skipped += completed if new else len(records)
+        if completed < len(new):
+            yield [record for record in new if record.get("status") != "completed"]
 
 
 def _get_items(api: httpx.Client, method: str, path: str, **options: Any) -> list[dict[str, Any]]:

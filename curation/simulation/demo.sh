@@ -17,7 +17,7 @@ project=$demo/project argilla=$demo/argilla log=$demo/standin
 sorting=$demo/sorting uncurated=$demo/sorting-uncurated answers=$demo/standin-sorting
 export SEEDCORN_CONFIG_DIR=$demo/config TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(nproc)}
-if [[ -n ${QUICK:-} ]]; then instructions=130 pairs=48 controls=12 raw_rows=240 corrections=60 labels=10 phrases=40 sample=40 epochs=0.5; else instructions=280 pairs=110 controls=24 raw_rows=480 corrections=140 labels=24 phrases=240 sample=80 epochs=3; fi
+if [[ -n ${QUICK:-} ]]; then instructions=130 pairs=48 controls=12 raw_rows=240 corrections=60 labels=10 phrases=40 sample=40 epochs=0.5; else instructions=280 pairs=110 controls=24 raw_rows=480 corrections=140 labels=24 phrases=200 sample=80 epochs=3; fi
 
 short() { local text="$*"; text=${text//"$demo/"/}; echo "${text//"$here/"/}"; }
 
@@ -33,8 +33,19 @@ run() {
   return $code
 }
 
-# The process group that runs at the same time (`set -m` gives it one), which `stop` ends.
+# The process group that runs at the same time (`set -m` gives it one), which `stop` ends. Its output is printed by `join`.
 beside='' in_background=false
+start_beside() {
+  set -m
+  (trap - EXIT INT TERM; in_background=true; "$@") </dev/null >"$demo/beside.log" 2>&1 &
+  beside=$!
+  set +m
+}
+join() {
+  wait "$beside" || { cat "$demo/beside.log"; exit 1; }
+  beside=
+  cat "$demo/beside.log"
+}
 stop() {
   [[ -z $beside ]] || kill -- -"$beside" 2>/dev/null || true
   curate simulate stop "$project" >/dev/null 2>&1 || true
@@ -45,8 +56,9 @@ trap 'echo; echo "Stopped. Run the same command again to continue."; exit 130' I
 
 latest() { ls -d "${2:-$project}/snapshots/$(basename "${2:-$project}")-$1-v"* 2>/dev/null | sort -V | tail -n 1; }
 
-# edit FILE SED_OPTION...: change a configuration file.
+# edit FILE SED_OPTION...: change a configuration file. fill_in FILE SED_OPTION...: the same once, for options that add lines.
 edit() { local file=$1; shift; sed -i.bak "$@" "$file" && rm "$file.bak"; }
+fill_in() { grep -q '^# filled in' "$1" || edit "$@" -e '$a# filled in by the demo'; }
 
 # freeze PROJECT KIND WHAT_IF_NOT SED: freeze the approved rows; if the certificate does not meet its policy, change the policy and say so.
 freeze() {
@@ -153,16 +165,38 @@ if [[ ! -f $uncurated/project.yaml ]]; then
     --argilla ../argilla --annotator simulated-reviewer-1 --annotator simulated-reviewer-2 \
     --adjudicator simulated-adjudicator --uncurated "$uncurated"
 fi
-for folder in "$sorting" "$uncurated"; do
-  run "curate import" "Import the rows" curate import "$folder" "$folder/raw.csv" --column prompt=phrase --column completion=category \
+# search FOLDER: import the labelled rows and look for what is wrong with them.
+search() {
+  run "curate import" "Import the rows" curate import "$1" "$1/raw.csv" --column prompt=phrase --column completion=category \
     --source raw-rows --license CC0-1.0 --written-by people
-  if [[ $folder == "$sorting" ]]; then
-    run "curate import" "Import the corrections as preference pairs: the right category beside the proposed one" curate import "$folder" \
-      "$folder/pairs.csv" --column prompt=phrase --source corrections --license CC0-1.0 --written-by people
+  if [[ $1 == "$sorting" ]]; then
+    run "curate import" "Import the corrections as preference pairs: the right category beside the proposed one" curate import "$1" \
+      "$1/pairs.csv" --column prompt=phrase --source corrections --license CC0-1.0 --written-by people
   fi
-  run "curate dedup" "Find duplicates" curate dedup "$folder"
-  run "curate screen" "Find leaks of the protected phrases, and labels that their neighbours contradict" curate screen "$folder"
-done
+  run "curate dedup" "Find duplicates" curate dedup "$1"
+  run "curate screen" "Find leaks of the protected phrases, and labels that their neighbours contradict" curate screen "$1"
+}
+# freeze_all FOLDER KIND...: freeze and sign the approved rows.
+freeze_all() {
+  local folder=$1 kind; shift
+  for kind; do
+    [[ -n $(latest $kind "$folder") ]] || run "curate snapshot" "Freeze the approved $kind rows" curate snapshot "$folder" --kind $kind
+    run "curate sign" "Sign the snapshot" curate sign "$(latest $kind "$folder")"
+  done
+}
+uncurated_rows() {
+  run "train prepare-model" "Unpack a small base model, SmolLM2-135M-Instruct" train prepare-model "$demo/model"
+  search "$uncurated"
+  run "curate decide" "Decide on the rows that are not curated" curate decide "$uncurated"
+  if [[ -z $(latest instruction "$uncurated") ]]; then
+    run "curate keep" "Keep the duplicates in the rows that are not curated; leaks stay out of both" curate keep "$uncurated" \
+      --where "reason IN ('exact', 'near')" --reason "not curated, for comparison" --yes
+  fi
+  freeze_all "$uncurated" instruction
+}
+echo "The rows without curation are prepared at the same time (shown below)."
+start_beside uncurated_rows
+search "$sorting"
 run "argilla-setup users" "Let the simulated adjudicator see this project's disputed rows" \
   argilla-setup users add simulated-adjudicator --workspace sorting-settle --home "$argilla"
 review_sorting() {
@@ -189,22 +223,9 @@ if ! freeze_sorting; then
   edit "$sorting/project.yaml" -e 's/^  mode: sample /  mode: all    /' -e 's/^  sample: /  # sample: /' -e 's/^  accept: /  # accept: /'
   review_sorting "the other rows"
 fi
-run "curate decide" "Decide on the rows that are not curated" curate decide "$uncurated"
-if [[ -z $(latest instruction "$uncurated") ]]; then
-  run "curate keep" "Keep the duplicates in the rows that are not curated; leaks stay out of both" curate keep "$uncurated" \
-    --where "reason IN ('exact', 'near')" --reason "not curated, for comparison" --yes
-fi
-for folder in "$sorting" "$uncurated"; do
-  for kind in instruction preference; do
-    [[ $folder == "$sorting" || $kind == instruction ]] || continue
-    if [[ -z $(latest $kind "$folder") ]]; then
-      run "curate snapshot" "Freeze the approved $kind rows" curate snapshot "$folder" --kind $kind
-    fi
-    run "curate sign" "Sign the snapshot" curate sign "$(latest $kind "$folder")"
-  done
-done
+freeze_all "$sorting" instruction preference
+join
 
-run "train prepare-model" "Unpack a small base model, SmolLM2-135M-Instruct" train prepare-model "$demo/model"
 # The number of training rows of the smaller snapshot: both models get equally many.
 most=$(python -c 'import json, sys; print(min(json.load(open(f"{folder}/manifest.json"))["splits"]["train"]["rows"] for folder in sys.argv[1:]))' \
   "$(latest instruction "$sorting")" "$(latest instruction "$uncurated")")
@@ -214,37 +235,33 @@ for folder in "$sorting" "$uncurated"; do
     --sft-not-converged "both models are trained for the same number of steps"
   # Short answers of a small model: a higher learning rate and larger batches. Nobody has read the uncurated rows. Each protected phrase
   # has a rival, which says more than the few pairs of the test split.
-  edit "$folder/runs/sft.yaml" -e 's/learning_rate: .*/learning_rate: 2.0e-3/' -e 's/per_device_train_batch_size: .*/per_device_train_batch_size: 16/' \
+  fill_in "$folder/runs/sft.yaml" -e 's/learning_rate: .*/learning_rate: 2.0e-3/' -e 's/per_device_train_batch_size: .*/per_device_train_batch_size: 16/' \
     -e 's/^require: .*/require: {review: none}/' -e 's/^  every_steps: .*/  every_steps: 15/' -e '/preference_snapshot: /d' \
-    -e "s/^seed: .*/rows: {most: $most}\nseed: 7/"
-  run "train preflight" "Check snapshot, signature, licence, memory and evaluation set: equally many rows, the same settings and steps" \
-    train preflight "$folder/runs/sft.yaml"
+    -e "s/^eval:/eval:\n  max_new_tokens: 16/" -e "s/^seed: .*/rows: {most: $most}\nseed: 7/"
 done
 # Answers of three words become unlikely together with the rejected ones, so the loss also trains on the chosen answers.
-edit "$sorting/runs/dpo.yaml" -e 's/learning_rate: .*/learning_rate: 1.0e-4\n  loss_type: [sigmoid, sft]/' -e 's/per_device_train_batch_size: .*/per_device_train_batch_size: 8/' \
-  -e 's/^require: .*/require: {review: sample}/' -e 's/^  every_steps: .*/  every_steps: 6/' -e '/preference_snapshot: /d'
+fill_in "$sorting/runs/dpo.yaml" -e 's/learning_rate: .*/learning_rate: 1.0e-4\n  loss_type: [sigmoid, sft]/' -e 's/per_device_train_batch_size: .*/per_device_train_batch_size: 8/' \
+  -e 's/^require: .*/require: {review: sample}/' -e 's/^  every_steps: .*/  every_steps: 6/' -e '/preference_snapshot: /d' \
+  -e 's/^eval:/eval:\n  max_new_tokens: 16/'
+run "train preflight" "Check snapshot, signature, licence, memory and evaluation set" train preflight "$sorting/runs/sft.yaml"
 # The uncurated rows are trained on beside the curated ones: two processes with half of the cores use them better than one with all.
 OMP_NUM_THREADS=$(((OMP_NUM_THREADS + 1) / 2))
-set -m
-(
-  trap - EXIT INT TERM
-  in_background=true
+compared_models() {
   run "train eval" "Evaluate the base model on the protected phrases" train eval "$sorting/runs/sft.yaml" --base
+  run "train preflight" "Check the uncurated rows: equally many, the same settings and steps" train preflight "$uncurated/runs/sft.yaml"
   run "train sft" "Train on $most uncurated rows" train sft "$uncurated/runs/sft.yaml"
   run "train eval" "Evaluate that model on the same phrases" train eval "$uncurated/runs/sft.yaml"
-) </dev/null >"$demo/beside.log" 2>&1 &
-beside=$!
-set +m
+}
 echo "The base model is evaluated and the uncurated rows are trained on at the same time (shown below)."
+start_beside compared_models
 run "train sft" "Train with QLoRA on $most curated rows; stop when the validation loss stops falling" train sft "$sorting/runs/sft.yaml"
-run "train eval" "Show the evaluation of the base model" train eval "$sorting/runs/sft.yaml" --base
-run "train eval" "Evaluate the model of the curated rows on the protected phrases" train eval "$sorting/runs/sft.yaml"
-run "train preflight" "Run the same checks for DPO" train preflight "$sorting/runs/dpo.yaml"
+run "train preflight" "Check the pairs for DPO in the same way" train preflight "$sorting/runs/dpo.yaml"
 run "train dpo" "Train DPO from the SFT adapter, with the SFT policy as the reference" train dpo "$sorting/runs/dpo.yaml"
-wait "$beside" || { cat "$demo/beside.log"; exit 1; }
-beside=
-cat "$demo/beside.log"
+join
+echo "The model of the curated rows is evaluated before and after DPO at the same time."
+start_beside run "train eval" "Evaluate the model of the curated rows on the same phrases" train eval "$sorting/runs/sft.yaml"
 run "train eval" "Evaluate the DPO model on the same phrases" train eval "$sorting/runs/dpo.yaml"
+join
 run "train trace" "Trace the adapter to its snapshots" train trace "$sorting/runs/dpo"
 run "train compare" "Compare the two models, phrase by phrase" train compare "$sorting/runs/sft" "$uncurated/runs/sft"
 run "train report" "Write the page of the run with curated rows: losses, evaluation, answers side by side" train report "$sorting/runs/sft"

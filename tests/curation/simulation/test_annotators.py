@@ -132,7 +132,8 @@ class Argilla:
         }
         self.records["uuid-7"]["status"] = "completed"
         self.answers: dict[str, Any] = {}
-        self.refused: list[str] = ["uuid-9"]
+        self.refused: list[str] = []
+        self.stops_at = 0
 
     def reply(self, method: str, path: str, body: dict[str, Any], offset: int, limit: int) -> tuple[int, Any]:
         if path == "/api/v1/me/workspaces":
@@ -148,14 +149,18 @@ class Argilla:
             assert body["filters"]["and"][0]["values"] == ["pending"]
             pending = [r for key, r in self.records.items() if key not in self.answers]
             return 200, {"items": [{"record": r} for r in pending[offset : offset + limit]], "total": len(pending)}
-        record = path.split("/")[4]
-        if method == "POST" and path.endswith("/responses"):
-            if record in self.answers or record in self.refused:
-                self.answers.setdefault(record, None)
-                return 409, {"detail": "already answered"}
-            self.answers[record] = body
-            return 201, {"id": "r"}
+        if method == "POST" and path == "/api/v1/me/responses/bulk":
+            assert 0 < len(body["items"]) <= 100
+            return 200, {"items": [self.answer(item) for item in body["items"]]}
         return 404, {}
+
+    def answer(self, item: dict[str, Any]) -> dict[str, Any]:
+        if item["record_id"] in self.refused:
+            return {"item": None, "error": {"detail": "no such record"}}
+        self.answers[item["record_id"]] = item
+        if len(self.answers) == self.stops_at:
+            raise ConnectionAbortedError  # without a reply
+        return {"item": {"id": "r"}, "error": None}
 
 
 @pytest.fixture
@@ -204,15 +209,35 @@ def review(url: str, tmp_path: Path, **changes: Any) -> Any:
 def test_all_that_is_pending_is_answered_once_and_nothing_on_a_second_run(argilla: tuple[Argilla, str], tmp_path: Path) -> None:
     state, url = argilla
     summary = review(url, tmp_path)
-    given = {key: value for key, value in state.answers.items() if value is not None}
-    assert summary.answered == len(given) == 248 and "uuid-7" not in given, "250 less one completed and one answered by another run"
-    assert all(body["status"] == "submitted" and body["values"]["comment"]["value"] == DISCLOSURE for body in given.values())
+    assert summary.answered == len(state.answers) == 249 and "uuid-7" not in state.answers, "250 less one completed"
+    assert all(item["status"] == "submitted" and item["values"]["comment"]["value"] == DISCLOSURE for item in state.answers.values())
     truth = [json.loads(line) for line in (tmp_path / "log" / "review-truth.jsonl").read_text().splitlines()]
-    assert {t["record_id"] for t in truth} == {state.records[key]["external_id"] for key in given}
+    assert {t["record_id"] for t in truth} == {state.records[key]["external_id"] for key in state.answers}
     assert {t["annotator"] for t in truth} == {"simulated-one"} and sum(t["error"] is not None for t in truth) == summary.errors
     rates = true_error_rates(tmp_path / "log")
-    assert rates["wrong_approvals"] is None and rates["wrong_rejections"] == rates["errors"] == summary.errors / 248
+    assert rates["wrong_approvals"] is None and rates["wrong_rejections"] == rates["errors"] == summary.errors / 249
     assert review(url, tmp_path).answered == 0 and len(state.answers) == 249
+
+
+def test_a_run_that_lost_the_reply_has_written_the_truth_and_goes_on(argilla: tuple[Argilla, str], tmp_path: Path) -> None:
+    state, url = argilla
+    state.stops_at = 130
+    with pytest.raises(ReviewError, match="cannot be reached"):
+        review(url, tmp_path)
+    lines = (tmp_path / "log" / "review-truth.jsonl").read_text().splitlines()
+    assert len(state.answers) == 130 and len(lines) == 199, "two pages of 100 less the completed one"
+    assert review(url, tmp_path).answered == 119 and len(state.answers) == 249
+    lines = (tmp_path / "log" / "review-truth.jsonl").read_text().splitlines()
+    truths = {line["record_id"]: line for line in map(json.loads, lines)}
+    assert len(lines) == 199 + 119 and len(truths) == 249, "69 were written again, in the same words"
+    assert true_error_rates(tmp_path / "log")["errors"] == sum(t["error"] is not None for t in truths.values()) / 249
+
+
+def test_a_refused_answer_is_named(argilla: tuple[Argilla, str], tmp_path: Path) -> None:
+    state, url = argilla
+    state.refused = ["uuid-9"]
+    with pytest.raises(ReviewError, match="refused an answer .no such record"):
+        review(url, tmp_path)
 
 
 def test_a_name_that_could_be_a_persons_a_wrong_key_and_a_foreign_workspace_are_refused(
