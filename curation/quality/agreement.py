@@ -135,7 +135,7 @@ def _estimate(counts: Array, level: Level, seed: int) -> Estimate | None:
     """Return alpha with its interval from the counts of each value (rows by values)."""
     import krippendorff
     import numpy as np
-    from scipy.stats import t
+    from scipy.special import stdtrit  # scipy.stats takes a second to import
 
     domain = list(range(counts.shape[1]))
     value = float(krippendorff.alpha(value_counts=counts.astype(int), level_of_measurement=level, value_domain=domain))
@@ -151,7 +151,7 @@ def _estimate(counts: Array, level: Level, seed: int) -> Estimate | None:
     if value >= 1:
         return _perfect(value, n)
     spread = float(np.log((1 - known).clip(min=(1 - value) / 100)).std(ddof=1))
-    width = float(t.ppf(0.975, n - 1)) * spread
+    width = float(stdtrit(n - 1, 0.975)) * spread
     return Estimate(value, 1 - (1 - value) * math.exp(width), 1 - (1 - value) * math.exp(-width), n)
 
 

@@ -371,14 +371,14 @@ def _most_dependent(table: _Table, weights: Array, fit: _Fit, groups: Sequence[s
     one-sided normal test at the level PAIRS_ALPHA over all pairs. A row's truth is what the others' answers say.
     """
     import numpy as np
-    from scipy.stats import norm
+    from scipy.special import ndtri  # scipy.stats takes a second to import
 
     sensitivity, specificity, rate = fit.sensitivity, fit.specificity, fit.bad_rate
     logs = table.bad * np.log(sensitivity / (1 - specificity)) + (table.given - table.bad) * np.log((1 - sensitivity) / specificity)
     logs *= weights
     total = logs.sum(axis=1) + math.log(rate / (1 - rate))
     pairs = list(itertools.combinations(range(len(table.users)), 2))
-    best, clearest = None, float(norm.ppf(1 - PAIRS_ALPHA / max(1, len(pairs))))
+    best, clearest = None, float(ndtri(1 - PAIRS_ALPHA / max(1, len(pairs))))
     for a, b in pairs:
         both = (table.given[:, a] * table.given[:, b]) > 0
         if both.sum() < SHARED or any({a, b} <= group for group in groups):

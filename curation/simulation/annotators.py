@@ -365,7 +365,7 @@ def simulate_reviews(annotator: Annotator, url: str, api_key: str, *, workspace:
     headers = {"X-Argilla-Api-Key": api_key}
     with (
         httpx.Client(base_url=f"{url.rstrip('/')}/api/v1/", headers=headers, timeout=60) as api,
-        (log / TRUTH_FILE).open("a", encoding="utf-8") as truths,
+        (log / TRUTH_FILE).open("ab", buffering=0) as truths,  # a page is one write: other annotators write at the same time
     ):
         ids = {w["name"]: w["id"] for w in _get_items(api, "GET", "me/workspaces")}
         if workspace not in ids:
@@ -377,9 +377,8 @@ def simulate_reviews(annotator: Annotator, url: str, api_key: str, *, workspace:
             for records in _pending_records(api, dataset["id"]):
                 answers = [annotator.answer({"id": r.get("external_id") or r["id"], **r["fields"]}) for r in records]
                 # Before they are sent: a killed run answers some of them again, in the same way.
-                for answer in answers:
-                    truths.write(answer.truth.model_copy(update={"dataset": dataset["name"]}).model_dump_json() + "\n")
-                truths.flush()
+                lines = [answer.truth.model_copy(update={"dataset": dataset["name"]}).model_dump_json() + "\n" for answer in answers]
+                truths.write("".join(lines).encode())
                 _submit(api, records, answers)
                 answered += len(answers)
                 errors += sum(answer.truth.error is not None for answer in answers)

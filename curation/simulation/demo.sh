@@ -33,23 +33,35 @@ run() {
   return $code
 }
 
-# The process group that runs at the same time (`set -m` gives it one), which `stop` ends. Its output is printed by `join`.
+# start_beside NAME COMMAND...: run at the same time, in a process group of its own (`set -m`), which `stop` ends. join NAME: wait for it
+# and print its output.
 beside='' in_background=false
 start_beside() {
+  local name=$1; shift
   set -m
-  (trap - EXIT INT TERM; in_background=true; "$@") </dev/null >"$demo/beside.log" 2>&1 &
-  beside=$!
+  (trap - EXIT INT TERM; in_background=true; "$@") </dev/null >"$demo/$name.log" 2>&1 &
   set +m
+  beside="$beside $!"
+  printf -v "pid_$name" %s $!
 }
 join() {
-  wait "$beside" || { cat "$demo/beside.log"; exit 1; }
-  beside=
-  cat "$demo/beside.log"
+  local pid="pid_$1" code=0
+  wait "${!pid}" || code=$?
+  cat "$demo/$1.log"
+  beside=${beside/ ${!pid}/}
+  [[ $code == 0 ]] || exit $code
 }
 stop() {
-  [[ -z $beside ]] || kill -- -"$beside" 2>/dev/null || true
+  local group
+  for group in $beside; do kill -- -"$group" 2>/dev/null || true; done
   curate simulate stop "$project" >/dev/null 2>&1 || true
   argilla-setup down --home "$argilla" >/dev/null 2>&1 || true
+}
+# answer PROJECT LOG PURPOSE: two simulated annotators answer at the same time.
+answer() {
+  start_beside annotator run "curate standin review" "$3" curate simulate review "$1" --name simulated-reviewer-1 --log "$2"
+  run "curate standin review" "$3" curate simulate review "$1" --name simulated-reviewer-2 --log "$2"
+  join annotator
 }
 trap stop EXIT
 trap 'echo; echo "Stopped. Run the same command again to continue."; exit 130' INT TERM
@@ -85,12 +97,9 @@ compile() {
 if [[ ! -f $demo/steps.jsonl ]]; then
   echo "Building the review server's environment and compiling first (once, about a minute). Timing starts after that."
   rm -rf "$demo/.first" "$demo/.first-log"
-  set -m
-  compile >/dev/null 2>&1 &
-  beside=$!
-  set +m
+  start_beside compile compile
   argilla-setup up --detach --home "$argilla" --port 0 >/dev/null && argilla-setup down --home "$argilla" >/dev/null
-  wait "$beside" || true  # the search of the demo itself says what is wrong
+  wait "$pid_compile" || true  # the search of the demo itself says what is wrong
   beside=
 fi
 
@@ -130,15 +139,10 @@ done
 run "argilla-setup users" "Create an account for a simulated adjudicator, who alone sees the disputed rows" \
   argilla-setup users add simulated-adjudicator --workspace project-settle --home "$argilla"
 run "curate push" "Send the remaining rows to Argilla; annotators do not see judge scores" curate push "$project"
-for name in simulated-reviewer-1 simulated-reviewer-2; do
-  run "curate standin review" "Answer as a simulated annotator over Argilla's API, with errors at stated rates" \
-    curate simulate review "$project" --name $name --log "$log"
-done
+answer "$project" "$log" "Answer as a simulated annotator over Argilla's API, with errors at stated rates; the two work at the same time"
 run "curate pull" "Fetch the annotations; a row needs two approvals, and every edit becomes a new row" curate pull "$project"
 run "curate push" "Send the edited rows for a second review" curate push "$project"
-for name in simulated-reviewer-1 simulated-reviewer-2; do
-  run "curate standin review" "Answer the second round" curate simulate review "$project" --name $name --log "$log"
-done
+answer "$project" "$log" "Answer the second round"
 run "curate pull" "Fetch the annotations of the second round" curate pull "$project"
 run "curate push" "Send the disputed rows to the adjudicator, with both answers and without names" curate push "$project"
 run "curate standin review" "Settle the disputes as a simulated adjudicator" \
@@ -195,16 +199,13 @@ uncurated_rows() {
   freeze_all "$uncurated" instruction
 }
 echo "The rows without curation are prepared at the same time (shown below)."
-start_beside uncurated_rows
+start_beside uncurated uncurated_rows
 search "$sorting"
 run "argilla-setup users" "Let the simulated adjudicator see this project's disputed rows" \
   argilla-setup users add simulated-adjudicator --workspace sorting-settle --home "$argilla"
 review_sorting() {
-  local name
   run "curate push" "Send $1 to the annotators" curate push "$sorting"
-  for name in simulated-reviewer-1 simulated-reviewer-2; do
-    run "curate standin review" "Answer as a simulated annotator" curate simulate review "$sorting" --name $name --log "$answers"
-  done
+  answer "$sorting" "$answers" "Answer as a simulated annotator"
   run "curate pull" "Fetch the annotations" curate pull "$sorting"
   run "curate push" "Send the disputed rows to the adjudicator" curate push "$sorting"
   run "curate standin review" "Settle the disputes" curate simulate review "$sorting" --name simulated-adjudicator --log "$answers"
@@ -224,7 +225,7 @@ if ! freeze_sorting; then
   review_sorting "the other rows"
 fi
 freeze_all "$sorting" instruction preference
-join
+join uncurated
 
 # The number of training rows of the smaller snapshot: both models get equally many.
 most=$(python -c 'import json, sys; print(min(json.load(open(f"{folder}/manifest.json"))["splits"]["train"]["rows"] for folder in sys.argv[1:]))' \
@@ -253,15 +254,15 @@ compared_models() {
   run "train eval" "Evaluate that model on the same phrases" train eval "$uncurated/runs/sft.yaml"
 }
 echo "The base model is evaluated and the uncurated rows are trained on at the same time (shown below)."
-start_beside compared_models
+start_beside compared compared_models
 run "train sft" "Train with QLoRA on $most curated rows; stop when the validation loss stops falling" train sft "$sorting/runs/sft.yaml"
 run "train preflight" "Check the pairs for DPO in the same way" train preflight "$sorting/runs/dpo.yaml"
 run "train dpo" "Train DPO from the SFT adapter, with the SFT policy as the reference" train dpo "$sorting/runs/dpo.yaml"
-join
+join compared
 echo "The model of the curated rows is evaluated before and after DPO at the same time."
-start_beside run "train eval" "Evaluate the model of the curated rows on the same phrases" train eval "$sorting/runs/sft.yaml"
+start_beside evaluation run "train eval" "Evaluate the model of the curated rows on the same phrases" train eval "$sorting/runs/sft.yaml"
 run "train eval" "Evaluate the DPO model on the same phrases" train eval "$sorting/runs/dpo.yaml"
-join
+join evaluation
 run "train trace" "Trace the adapter to its snapshots" train trace "$sorting/runs/dpo"
 run "train compare" "Compare the two models, phrase by phrase" train compare "$sorting/runs/sft" "$uncurated/runs/sft"
 run "train report" "Write the page of the run with curated rows: losses, evaluation, answers side by side" train report "$sorting/runs/sft"
