@@ -47,7 +47,7 @@ start_beside() {
 join() {
   local pid="pid_$1" code=0
   wait "${!pid}" || code=$?
-  cat "$demo/$1.log"
+  cat "$demo/$1.log" && rm "$demo/$1.log"
   beside=${beside/ ${!pid}/}
   [[ $code == 0 ]] || exit $code
 }
@@ -100,6 +100,7 @@ if [[ ! -f $demo/steps.jsonl ]]; then
   start_beside compile compile
   argilla-setup up --detach --home "$argilla" --port 0 >/dev/null && argilla-setup down --home "$argilla" >/dev/null
   wait "$pid_compile" || true  # the search of the demo itself says what is wrong
+  rm "$demo/compile.log"
   beside=
 fi
 
@@ -155,7 +156,7 @@ for kind in instruction preference; do
   run "curate verify" "Verify the snapshot with the public key" curate verify "$(latest $kind)" --key "$demo/config/keys/signing.pub" --deep
 done
 run "curate export" "Export the same rows for another trainer" \
-  curate export "$(latest instruction)" --format alpaca --out "$demo/train.alpaca.jsonl" --key "$demo/config/keys/signing.pub"
+  curate export "$(latest instruction)" --format alpaca --out "$demo/train.alpaca.jsonl" --force --key "$demo/config/keys/signing.pub"
 run "curate report" "Write one page: what was dropped, why, and the cost" curate report "$project"
 
 row=$(python -c 'import json,sys; print(json.loads(open(sys.argv[1]).readline())["id"])' "$demo/train.alpaca.jsonl")
