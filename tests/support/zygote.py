@@ -131,11 +131,23 @@ def start(
     cwd: Path | str | None = None,
     env: Mapping[str, str] | None = None,
     limit: int | None = None,
+    program: str | None = None,
 ) -> Forked:
-    """Start `python -m MODULE WORDS` in a session of its own, without input. `limit`: the largest file it may write, in KiB."""
+    """Start `python -m MODULE WORDS` in a session of its own, without input.
+
+    Args:
+        limit: the largest file that it may write, in KiB.
+        program: the module that is run in place of MODULE, whose imports it shares.
+    """
     link = socket.socket(socket.AF_UNIX)
     link.connect(_address(module))
-    request = {"module": module, "words": list(words), "cwd": str(cwd or Path.cwd()), "env": dict(env or os.environ), "limit": limit}
+    request = {
+        "module": program or module,
+        "words": list(words),
+        "cwd": str(cwd or Path.cwd()),
+        "env": dict(env or os.environ),
+        "limit": limit,
+    }
     body = json.dumps(request).encode()
     handles = array.array("i", [stdout.fileno(), stderr.fileno()])
     link.sendmsg([len(body).to_bytes(8, "big")], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, handles)])

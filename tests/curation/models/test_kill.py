@@ -7,8 +7,7 @@ import os
 import random
 import signal
 import sqlite3
-import subprocess
-import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -22,6 +21,8 @@ from curation.config.models import ModelSpec
 from curation.models import find_rates
 from curation.models.pricing import bound_nano
 from curation.store.calls import CallLedger
+from tests.conftest import ROOT
+from tests.support import zygote
 from tests.support.batches import Provider
 from tests.support.messages_server import Act, MessagesServer, always_answer, message, messages_server
 from tests.support.model_calls import CHEAP_ANSWER_USD, MODEL, make_request, open_database
@@ -29,56 +30,35 @@ from tests.support.model_calls import CHEAP_ANSWER_USD, MODEL, make_request, ope
 CONCURRENCY = 6
 CALLS = 120
 KILLS = 30 if os.environ.get("SEEDCORN_SOAK") else 5
-CHILD = """
-import sys
-from pathlib import Path
-from curation.store.calls import CallLedger
-from tests.support.model_calls import make_request, open_database, run
-path, address, calls, concurrency = sys.argv[1:]
-database = open_database(Path(path))
-try:
-    requests = [make_request(f"cell {n}") for n in range(int(calls))]
-    summary = run(CallLedger(database), address, requests, spec={"concurrency": int(concurrency)})
-    print(summary.answered, summary.reused, summary.uncertain)
-except KeyboardInterrupt as stop:
-    print(stop)
-    sys.exit(130)
-"""
-FULL_CHILD = CHILD.replace("try:", "database.execute('PRAGMA max_page_count = 120')\ntry:", 1)
-BATCH_CHILD = """
-import sys
-from pathlib import Path
-from curation.models import CallContext, ask_batch, open_model
-from curation.config.models import ModelSpec
-from curation.store.calls import CallLedger
-from tests.support.model_calls import MODEL, QUICK, make_request, open_database
-path, address, calls, _ = sys.argv[1:]
-spec = ModelSpec(model=MODEL, base_url=address, batch=True)
-model = open_model(spec, environ={"ANTHROPIC_API_KEY": "k"})
-requests = [make_request(f"cell {n}") for n in range(int(calls))]
-try:
-    ledger = CallLedger(open_database(Path(path)))
-    summary = ask_batch(requests, CallContext(model=model, spec=spec, ledger=ledger, budget_usd=5, simulated=False, retries=QUICK))
-    print(summary.answered, summary.reused, summary.uncertain)
-except KeyboardInterrupt as stop:
-    print(stop)
-    sys.exit(130)
-"""
 BOUND_USD = bound_nano(make_request("cell 100"), find_rates(ModelSpec(model=MODEL))) / 1e9
 
 
-_HEARS_CTRL_C = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-"""A test run in a shell's background inherits that Ctrl-C is ignored, and so would what it starts."""
+class Child:
+    """A process of `tests.support.ledger_child`, as subprocess.Popen."""
+
+    def __init__(self, *words: object) -> None:
+        self._out, self._err = (tempfile.TemporaryFile("w+") for _ in range(2))  # noqa: SIM115  # read at its end
+        program = "tests.support.ledger_child"
+        self._process = zygote.start("curation", [*map(str, words)], stdout=self._out, stderr=self._err, cwd=ROOT, program=program)
+        self.poll, self.kill, self.send_signal = self._process.poll, self._process.kill, self._process.send_signal
+
+    @property
+    def returncode(self) -> int | None:
+        return self._process.returncode
+
+    def communicate(self, timeout: float = 60) -> tuple[str, str]:
+        """Wait for its end; what it printed."""
+        self._process.wait(timeout=timeout)
+        for file in (self._out, self._err):
+            file.seek(0)
+        return self._out.read(), self._err.read()
 
 
-def start(database: Path, server: MessagesServer, *, calls: int = CALLS, child: str = CHILD) -> subprocess.Popen[str]:
-    arguments = [str(database), server.address, str(calls), str(CONCURRENCY)]
-    root = Path(__file__).parents[3]
-    command = [sys.executable, "-c", _HEARS_CTRL_C + child, *arguments]
-    return subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+def start(database: Path, server: MessagesServer, *, calls: int = CALLS, kind: str = "single") -> Child:
+    return Child(kind, database, server.address, calls, CONCURRENCY)
 
 
-def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str], seconds: float = 240) -> bool:
+def wait_for(condition: Callable[[], bool], process: Child, seconds: float = 240) -> bool:
     """True once the condition holds, False when the process ended first."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -90,7 +70,7 @@ def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str], seco
     raise AssertionError("waited too long")
 
 
-def end(*processes: subprocess.Popen[str]) -> None:
+def end(*processes: Child) -> None:
     for process in processes:
         if process.poll() is None:
             process.kill()
@@ -224,7 +204,7 @@ def test_ctrl_c_leaves_a_batch_at_the_provider_and_the_same_command_fetches_it(t
     describe, is_done = provider.describe, [False]
     provider.describe = lambda name: {**describe(name), **({} if is_done[0] else {"processing_status": "in_progress"})}  # type: ignore[method-assign]
     with messages_server(other=provider.other) as server:
-        process = start(path, server, calls=12, child=BATCH_CHILD)
+        process = start(path, server, calls=12, kind="batch")
         try:
             assert wait_for(lambda: provider.polls["msgbatch_0"] >= 2, process)
             process.send_signal(signal.SIGINT)
@@ -233,7 +213,7 @@ def test_ctrl_c_leaves_a_batch_at_the_provider_and_the_same_command_fetches_it(t
             assert "the batch continues at the provider, and the same command fetches it" in output
             assert Counter(states(path).values()) == {"answered": 1, "sent": 11}
             is_done[0] = True
-            process = start(path, server, calls=12, child=BATCH_CHILD)
+            process = start(path, server, calls=12, kind="batch")
             assert process.communicate(timeout=240)[0].split() == ["11", "1", "0"]
         finally:
             end(process)
@@ -249,7 +229,7 @@ def test_a_disk_that_fills_up_loses_at_most_the_calls_that_were_out(tmp_path: Pa
         return Act(raw=json.dumps(message(rng.randbytes(4000).hex())).encode(), delay=0.02)
 
     with messages_server(long_answer) as server:  # type: ignore[arg-type]
-        process = start(path, server, child=FULL_CHILD)
+        process = start(path, server, kind="full")
         try:
             _, errors = process.communicate(timeout=60)
             assert process.returncode == 1 and "disk is full" in errors
