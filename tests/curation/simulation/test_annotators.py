@@ -236,7 +236,7 @@ def test_a_run_that_lost_the_reply_has_written_the_truth_and_goes_on(argilla: tu
 def test_a_refused_answer_is_named(argilla: tuple[Argilla, str], tmp_path: Path) -> None:
     state, url = argilla
     state.refused = ["uuid-9"]
-    with pytest.raises(ReviewError, match="refused an answer .no such record"):
+    with pytest.raises(ReviewError, match=r"refused an answer .no such record"):
         review(url, tmp_path)
 
 
