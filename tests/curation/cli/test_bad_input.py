@@ -336,9 +336,10 @@ def test_a_report_to_a_place_that_is_not_there(garden: Path) -> None:
 
 
 def approved(folder: Path, rows: int = 60) -> None:
-    """Rows that two people have approved, as `curate pull` leaves them."""
+    """Rows that two people have approved, as `curate pull` leaves them, in a project that embeds nothing."""
     from tests.support.projects import approve, import_plain, score_by_hand
 
+    edit(folder, r"^  semantic: .*$", "  semantic: null")
     import_plain(folder, rows)
     score_by_hand(folder)
     approve(folder)
