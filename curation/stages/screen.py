@@ -46,9 +46,11 @@ def screen(folder: Path, *, progress: Progress | None = None) -> StageResult:
         if runs.is_current(workspace.db, "screen", digest):
             return _summarize(workspace, ["Nothing has changed since the last run; its findings are current."])
         # Before the run, so that the masked rows are among the rows that it has read.
-        personal = search_and_mask(ProjectState(workspace), notify=progress and partial(_report_pii, progress, workspace))
+        state = ProjectState(workspace)
+        personal = search_and_mask(state, notify=progress and partial(_report_pii, progress, workspace))
         with runs.record_run(workspace.db, "screen", digest) as run:
-            state = ProjectState(workspace)
+            if any(found.kind == FindingKind.PII_MASKED for found in personal.findings):
+                state = ProjectState(workspace)
             state.put_findings("screen", personal.findings)
             rows_of = {kind: [row for row in state.rows[kind] if row.seq not in state.out_of_use] for kind in KINDS}
             rows = [row for kind in KINDS for row in rows_of[kind]]
