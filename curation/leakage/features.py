@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from curation.dedup.arrow_text import Array, spread
+from curation.dedup.arrow_text import Array, arrow_texts, spread
 from curation.dedup.normalization import normalize
 from curation.leakage.ngrams import readable_rows
 
@@ -39,6 +39,12 @@ _STATEMENT = re.compile(
 )
 
 _DEFINITION = re.compile(r"(?m)^\s*(?:def|function|async function|fn|func)\s+\w+\s*\(|^\s*#include\b")
+
+# Expressions of RE2 that match every text that is code, and every text that `_JOINT` matches. RE2's classes are ASCII.
+_MAYBE_CODE = "|".join(("```", _DEFINITION.pattern, _STATEMENT.pattern.removeprefix("(?m)")))
+for _narrow, _wide in ((r"\s", r"[\s\x0b\x1c-\x1f\x{80}-\x{10FFFF}]"), (r"\w", r"[\w\x{80}-\x{10FFFF}]")):
+    _MAYBE_CODE = _MAYBE_CODE.replace(_narrow, _wide)
+_MAYBE_JOINT = "[a-z0-9][A-Z]|_|[A-Z][A-Z][a-z]"
 
 # Names of functions that a text defines.
 _NAME = re.compile(
@@ -121,12 +127,39 @@ def gist(text: str) -> str:
     return "\n".join([f"{found}.", *lines]) if names or lines else text
 
 
-def values(text: str) -> Counter[str]:
-    """Return the numbers of a text, in digits or words, and the quoted strings of code, with their counts."""
-    if not is_code(text):
+def values(text: str, *, code: bool | None = None) -> Counter[str]:
+    """Return the numbers of a text, in digits or words, and the quoted strings of code, with their counts.
+
+    Args:
+        text: the text.
+        code: whether it is or contains code, if that is known.
+    """
+    if not (is_code(text) if code is None else code):
         return Counter(_numbers(text, in_words=True))
     strings = ("".join(groups).strip() for groups in _QUOTED.findall(text))
     return Counter(chain(_numbers(text, in_words=False), (f"'{found.lower()}'" for found in strings if found)))
+
+
+def values_of(texts: Sequence[str]) -> list[Counter[str]]:
+    """Return the `values` of each text."""
+    return [values(text, code=None if maybe else False) for text, maybe in zip(texts, _matching(texts, _MAYBE_CODE), strict=True)]
+
+
+def plain_texts(texts: Sequence[str]) -> list[str]:
+    """Return each text as `plain` does."""
+    return [plain(text) if joined else text for text, joined in zip(texts, _matching(texts, _MAYBE_JOINT), strict=True)]
+
+
+def _matching(texts: Sequence[str], pattern: str) -> list[bool]:
+    """Return True for the texts that match an expression of RE2, which Arrow searches in a fraction of the time of Python's `re`."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    column = arrow_texts(texts)
+    # A lone surrogate, which is not UTF-8.
+    if pa.types.is_large_binary(column.type):
+        return [True] * len(texts)
+    return list(pc.match_substring_regex(column, pattern).to_pylist())
 
 
 def _numbers(text: str, *, in_words: bool) -> Iterator[str]:
@@ -195,11 +228,15 @@ class Reader:
 
     def learn(self, items: Sequence[str]) -> Prepared:
         """Return the bags and vectors of a suite's items, and number their values."""
-        return self._read(items, [values(item) for item in items], learn=True)
+        return self._read(items, values_of(items), learn=True)
 
     def read(self, texts: Sequence[str], *, has_values: Sequence[bool]) -> Prepared:
         """Return the bags and vectors of pieces of rows; values only where `has_values`, since most items hold none."""
-        return self._read(texts, [values(text) if wanted else {} for text, wanted in zip(texts, has_values, strict=True)], learn=False)
+        which = [place for place, wanted in enumerate(has_values) if wanted]
+        held = list[Mapping[str, int]]([{}]) * len(texts)
+        for place, own in zip(which, values_of([texts[place] for place in which]), strict=True):
+            held[place] = own
+        return self._read(texts, held, learn=False)
 
     def _read(self, texts: Sequence[str], held: Sequence[Mapping[str, int]], *, learn: bool) -> Prepared:
         dense = self.embed([gist(text) for text in texts]) if self.encode else None
@@ -209,7 +246,7 @@ class Reader:
             counts += own.values()
             at.append(len(found))
         bags = Bags(np.array(at, np.int64), np.array(found, np.int32), 1 + np.log(np.array(counts, np.float64)))
-        return Prepared(_grams([plain(text) for text in texts]), bags, dense)
+        return Prepared(_grams(plain_texts(texts)), bags, dense)
 
     def embed(self, texts: Sequence[str]) -> Array:
         """Return the vectors of texts; each text is embedded once."""

@@ -62,8 +62,10 @@ class WindowIndex(NamedTuple):
     """Groups from this number on are boilerplate."""
     bits: Array
     """Bloom filter of the windows of `anchor` words."""
+    threes: Array
+    """Bloom filter of the three consecutive words in items of `anchor` words or more."""
     heads: Array
-    """(3, words) Bloom filters of the first words of single-word, shorter and longer windows."""
+    """(4, words) Bloom filters of the first words of single-word, shorter and longer windows, and of the shorter windows."""
     holders: Array
     """The windows of group g are items[holders[g]:holders[g + 1]], at the same `places`."""
     items: Array
@@ -165,7 +167,7 @@ class SpanScanner:
             items: protected texts.
             boilerplate: False if words that several items share may open a span too.
         """
-        from curation.leakage.kernels.spans import count_holders, heads_of, order_by_group
+        from curation.leakage.kernels.spans import count_holders, heads_of, order_by_group, threes_of
 
         item_words, starts = words_of(readable_rows(items))
         self.lengths = np.diff(starts)
@@ -190,11 +192,17 @@ class SpanScanner:
         widths = np.unique(np.append(windows.width, ANCHOR) if len(shared_hashes) else windows.width).astype(np.int64)
         first = starts[:-1][windows.item] + windows.place
         few, many = (windows.width > 1) & (windows.width < ANCHOR), windows.width > ANCHOR
-        heads = [item_words[first[windows.width == 1]], heads_of(item_words, first[few]), heads_of(item_words, first[many])]
+        heads = [
+            item_words[first[windows.width == 1]],
+            heads_of(item_words, first[few]),
+            heads_of(item_words, first[many]),
+            windows.hash[few],
+        ]
         room = max(map(len, heads))
         self.index = WindowIndex(
             anchor=ANCHOR, widths=widths, slots=slots, groups=groups, boilerplate=n_groups,
             bits=_bloom(np.concatenate([windows.hash[windows.width == ANCHOR], shared_hashes])),
+            threes=_bloom(threes_of(item_words, starts, ANCHOR)),
             heads=np.stack([_bloom(part, room=room) for part in heads]),
             holders=holders, items=windows.item[order], places=windows.place[order], words=item_words, starts=starts,
         )  # fmt: skip
@@ -231,6 +239,16 @@ class SpanScanner:
         return np.asarray(best_spans(hit, rows.raw, word_table(), self.index))
 
 
+def word_counts(texts: Texts) -> Array:
+    """Return the number of words of each text, as `words` finds them."""
+    from curation.leakage.kernels.words import count_words
+
+    rows = readable_rows(texts)
+    counts = np.zeros(len(rows), np.int64)
+    spread(count_words, len(rows), rows.raw, word_table(), counts)
+    return counts
+
+
 def words_of(rows: Rows) -> tuple[Array, Array]:
     """Return the word hashes of all rows, one row after another, and the offset of each row."""
     from curation.leakage.kernels.words import words_into
@@ -248,13 +266,21 @@ def grouped(hashes: Array) -> tuple[Array, int, tuple[Array, Array]]:
     Returns:
         (group of each hash, number of groups, hash table (hash of each slot, its group) that is at most a quarter full).
     """
+    group = np.empty(len(hashes), np.int64)
+    n, table = _hash_table(hashes, group)
+    # Most hashes repeat: a table for the distinct ones stays in the cache.
+    distinct = np.empty(n, np.uint64)
+    distinct[group] = hashes
+    return group, n, _hash_table(distinct, np.empty(n, np.int64))[1] if 4 * n < len(hashes) else table
+
+
+def _hash_table(hashes: Array, group: Array) -> tuple[int, tuple[Array, Array]]:
+    """Write the group of each hash, and return the number of groups and a table with room for four times the hashes."""
     from curation.leakage.kernels.spans import group_hashes
 
     size = 1 << max(10, int(4 * len(hashes)).bit_length())
     slots, groups = np.zeros(size, np.uint64), np.full(size, -1, np.int32)
-    group = np.empty(len(hashes), np.int64)
-    n = group_hashes(hashes, slots, groups, group)
-    return group, n, (slots, groups)
+    return group_hashes(hashes, slots, groups, group), (slots, groups)
 
 
 def readable_rows(texts: Texts) -> Rows:
@@ -341,11 +367,18 @@ class Shortlist:
         own = owners[is_specific].astype(np.int32)
         self.index = PartIndex(slots, table, rarity, float(_UNKNOWN * rarest), holders, own, weights, len(items))
 
-    def find(self, rows: Rows, *, most: int) -> Candidates:
-        """Return the `most` nearest items of each row."""
+    def find(self, rows: Rows, *, most: int, floors: Array | None = None) -> Candidates:
+        """Return the `most` nearest items of each row.
+
+        Args:
+            rows: the rows.
+            most: items to list.
+            floors: cosine of each item; rows that exceed none of them get no items. None for all rows.
+        """
         from curation.leakage.kernels.spans import shortlist_into
 
         shape = (len(rows), most)
         found = Candidates(np.full(shape, -1, np.int64), np.zeros(shape, np.float32), np.zeros(shape, np.int64), np.zeros(shape, np.int64))
-        spread(shortlist_into, len(rows), rows.raw, word_table(), self.index, found)
+        limits = np.zeros(0, np.float32) if floors is None else floors.astype(np.float32)
+        spread(shortlist_into, len(rows), rows.raw, word_table(), self.index, limits, found)
         return found

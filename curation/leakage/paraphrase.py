@@ -19,7 +19,7 @@ import numpy as np
 from curation.dedup.arrow_text import Array, Rows, text_of, with_texts
 from curation.dedup.normalization import normalize
 from curation.leakage.calibration import RowCut, Scale, background_cuts, calibrate, cut_by_rows, numbered, repeats
-from curation.leakage.features import DENSE, LEXICAL, EditedCopies, Encoder, Prepared, Reader, SuiteFeatures
+from curation.leakage.features import DENSE, LEXICAL, LONG, EditedCopies, Encoder, Prepared, Reader, SuiteFeatures
 from curation.leakage.ngrams import (
     ANCHOR,
     HAS_BOILERPLATE,
@@ -135,6 +135,7 @@ class ParaphraseDetector:
         self.shortlist, self.copies = Shortlist(self.texts), EditedCopies(self.texts)
         # One number for all units of items with the same text: a suite that is protected twice is no boilerplate.
         self.twins = numbered([items[owner] for owner in self.owners.tolist()])
+        self.is_long = np.array([len(text) >= LONG for text in self.texts], np.bool_)
         self.short = np.diff(words_of(readable_rows(self.texts))[1]) <= SHORT_ITEM
         self.place, self.suite = np.zeros(len(units), np.int64), np.zeros(len(units), np.int64)
         self.has_values, self.floor = np.zeros(len(units), np.bool_), np.zeros(len(units))
@@ -164,7 +165,7 @@ class ParaphraseDetector:
             copies_only: find edited copies only, no paraphrases.
         """
         rows = self.boilerplate.remove_from(rows, self.boilerplate.scanner.flags(rows) if flags is None else flags)
-        near = self.shortlist.find(rows, most=CANDIDATES)
+        near = self.shortlist.find(rows, most=CANDIDATES, floors=self.floor)
         if without is not None:
             near = near._replace(item=np.where(self.owners[near.item] == np.asarray(without)[:, None], -1, near.item))
         close = (near.score > self.floor[np.maximum(near.item, 0)]) & (near.item >= 0)
@@ -244,7 +245,9 @@ class ParaphraseDetector:
     def _compare_rows(
         self, rows: Rows, which: Sequence[int], near: Candidates, without: Sequence[int] | None, copies_only: bool
     ) -> dict[int, ParaphraseMatch]:
-        pieces = [piece for row in which for piece in self._row_pieces(rows, row, near)]
+        pieces = [piece for row in which for piece in self._row_pieces(rows, row, near, copies_only)]
+        if not pieces:
+            return {}
         owner, texts = np.array([row for row, _, _ in pieces]), [text for _, text, _ in pieces]
         candidates = np.array([units for _, _, units in pieces])
         # With embeddings any item may become a candidate, so the values of every piece are needed.
@@ -317,8 +320,11 @@ class ParaphraseDetector:
             margin[ranked[:, SHARED_BY - 1] >= 0.9 * ranked[:, 0]] = -50.0
         return _Comparison(similarity, share, margin, loose)
 
-    def _row_pieces(self, rows: Rows, row: int, near: Candidates) -> Iterator[tuple[int, str, list[int]]]:
-        """Yield the windows of a row that are near an item, and their clauses if the item is short, with the candidates of each."""
+    def _row_pieces(self, rows: Rows, row: int, near: Candidates, copies_only: bool) -> Iterator[tuple[int, str, list[int]]]:
+        """Yield the windows of a row that are near an item, and their clauses if the item is short, with the candidates of each.
+
+        With `copies_only` those are left out in which `EditedCopies` looks for none: the piece or all of its candidates are short.
+        """
         body = text_of(rows, row).encode("utf-8", "surrogatepass")
         windows: dict[tuple[int, int], list[int]] = {}
         for unit, begin, end in zip(near.item[row].tolist(), near.begin[row].tolist(), near.end[row].tolist(), strict=True):
@@ -327,10 +333,15 @@ class ParaphraseDetector:
         for (begin, end), units in windows.items():
             whole = end - begin > 0.9 * len(body)
             text = (body if whole else body[begin:end]).decode("utf-8", "replace")[:_CHARACTERS]
+            if copies_only and (len(text) < LONG or not self.is_long[units].any()):
+                continue
             yield row, text, _padded(units)
             short = [unit for unit in units if self.short[unit]]
+            if copies_only and not self.is_long[short].any():
+                continue
             for clause in segments(text)[1:_CLAUSES] if short else ():
-                if has_two_words(clause):  # a single word is no paraphrase
+                # A single word is no paraphrase.
+                if has_two_words(clause) and not (copies_only and len(clause) < LONG):
                     yield row, clause, _padded(short)
 
 

@@ -22,7 +22,7 @@ from curation.leakage import OperatingPoint
 from curation.leakage.detector import LeakScreen
 from curation.leakage.features import Encoder
 from curation.leakage.judge import Doubt
-from curation.leakage.ngrams import words
+from curation.leakage.ngrams import word_counts, words
 from curation.store.facts import Finding
 from curation.store.records import Row
 from curation.validate.label_errors import Suspect, find_label_errors, reason_to_skip
@@ -130,10 +130,10 @@ class _Scorer:
         """Return the leaks among the rows, one a row and its prompt's first, and the rows just below the cut."""
         given = labels if self.has_labels else None
         asked, answered = zip(*(row.texts for row in rows), strict=True)
+        short = _are_short(answered, labels)
         prompts = self.prompts.score(asked, labels=given)
         texts: dict[str, Sequence[str]] = {items.name: items.texts for items in self.protected}
         lines = [(line, texts, "") for line in prompts.filter(prompts["is_leak"]).to_pylist()]
-        short = [_is_short(answer, label) for answer, label in zip(answered, labels, strict=True)]
         # An answer names what it is about, so in answers only copied text counts.
         long = ["" if is_short else answer for answer, is_short in zip(answered, short, strict=True)]
         lines += [(line, texts, "In the answer: ") for line in _copied(self.copied, long, given, texts)]
@@ -180,9 +180,13 @@ def _telling_answers(items: ProtectedItems) -> list[str]:
     ]
 
 
-def _is_short(answer: str, label: str | None) -> bool:
-    own = words(answer)
-    return len(own) < SHORT_ANSWER or (label is not None and own == words(label))
+def _are_short(answers: Sequence[str], labels: Sequence[str | None]) -> list[bool]:
+    """Return True for the answers that have too few words to be compared with prompts, or are a label."""
+    few = (word_counts(answers) < SHORT_ANSWER).tolist()
+    return [
+        is_short or (label is not None and words(answer) == words(label))
+        for is_short, answer, label in zip(few, answers, labels, strict=True)
+    ]
 
 
 def _copied(

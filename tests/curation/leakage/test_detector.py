@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from curation.leakage.detector import LEAKS, SCORES, find_leaks
-from curation.leakage.features import gist, is_code, values
-from curation.leakage.ngrams import SpanIndex, SpanScanner, words
+from curation.leakage.features import gist, is_code, plain, plain_texts, values, values_of
+from curation.leakage.ngrams import Shortlist, SpanIndex, SpanScanner, readable_rows, word_counts, words, words_of
 from curation.leakage.reference import segments
 from tests.support.leaks import score_leaks
 
@@ -210,6 +210,65 @@ def test_compiled_spans_are_those_of_the_plain_index() -> None:
     for number, row in enumerate(rows):
         plain = {(s.item, s.stop - s.start) for s in index.spans(words(row))}
         assert plain == {(s.item, s.stop - s.start) for s in found.get(number, [])}, row
+
+
+def test_words_are_counted_and_told_apart_in_every_script() -> None:
+    rng = np.random.default_rng(5)
+    letters = [
+        *"abcXYZ019__  ..,-'\n\t",
+        "ß",
+        "é",
+        "e\u0301",
+        "’",
+        "漢",
+        "ひ",
+        "İ",
+        "ſ",
+        "\u212a",
+        "\u00ad",
+        "\u200b",
+        "ﬁ",
+        "Ａ",
+        "٣",
+        "😀",
+        "Straße",
+    ]
+    texts = (
+        ["".join(rng.choice(letters, int(rng.integers(0, 60)))) for _ in range(400)] + ["a" * n for n in range(30)] + ["STRASSE straße", ""]
+    )
+    hashes, starts = words_of(readable_rows(texts))
+    assert word_counts(texts).tolist() == [len(words(text)) for text in texts] == np.diff(starts).tolist()
+    pairs = set(zip([word for text in texts for word in words(text)], hashes.tolist(), strict=True))
+    assert len(pairs) == len({word for word, _ in pairs}) == len({hashed for _, hashed in pairs})
+
+
+def test_floors_leave_out_the_rows_that_reach_none_and_no_others() -> None:
+    rng = np.random.default_rng(7)
+    vocabulary = [f"term{'abcdefghij'[n % 10]}{'klmnopqrst'[n // 10 % 10]}{n}" for n in range(300)]
+    items = [" ".join(rng.choice(vocabulary, int(rng.integers(3, 30)))) for _ in range(80)]
+    rows = readable_rows([" ".join(rng.choice(vocabulary, int(rng.integers(1, 400)))) for _ in range(300)])
+    shortlist, floors = Shortlist(items), rng.uniform(0.1, 0.4, 80)
+    every, some = shortlist.find(rows, most=80), shortlist.find(rows, most=80, floors=floors)
+    reaches = ((every.score > floors[np.maximum(every.item, 0)]) & (every.item >= 0)).any(axis=1)
+    assert 0 < reaches.sum() < 300
+    assert all((one[reaches] == other[reaches]).all() for one, other in zip(every, some, strict=True))
+    assert (some.item[~reaches] == -1).all()
+
+
+def test_texts_are_read_together_as_they_are_read_one_by_one() -> None:
+    texts = [
+        "def f(x):\n  return 1",
+        "\u2003def f(x)",
+        "for x in (1, 2):\nif y {",
+        "int a;\nint b = 12;",
+        "She has two eggs.",
+        "hasClose HTTPServer a_b",
+        "",
+        "\ud800 aB",
+    ]
+    assert plain_texts(texts) == [plain(text) for text in texts]
+    assert values_of(texts) == [values(text) for text in texts]
+    assert sum(map(is_code, texts)) == 4
 
 
 def test_values_and_gist_of_code_survive_a_translation() -> None:
