@@ -1,7 +1,8 @@
 """Compare two rows: the Jaccard similarity of their shingle sets, and the edit distance of short ones. Both stop early.
 
-A row's shingles are put into an open-addressing hash table once; the rows it is compared with are looked up in it. The comparison ends
-as soon as the similarity must be below the threshold.
+A row's shingles are put into a hash table once; the rows it is compared with are looked up in it. Positions that share a slot are linked,
+as in the compressors of the LZ77 family, and so is what follows from a match: the texts are compared from there on, not their shingles. The
+comparison ends as soon as the similarity must be below the threshold.
 """
 
 from __future__ import annotations
@@ -13,116 +14,164 @@ from numba import njit
 
 from curation.dedup.kernels.read import hash_shingles, read_row, room_for
 
-_FREE, _ONE = np.uint64(0), np.uint64(1)
-# Comparisons before the table of stamps (one byte each) is cleared.
-_TURNS = 255
+# Score of two rows whose signatures differ too much for a comparison.
+UNLIKE = -2.0
+# Code points compared together.
+_STEP = 16
 _SEVENS, _EVEN, _FOUR = np.uint64(0x7F7F7F7F7F7F7F7F), np.uint64(0x00FF00FF00FF00FF), np.uint64(0x0001000100010001)
 
 
-class Tables(NamedTuple):
-    """Hash table of a row's shingles, and the working memory of comparisons with it."""
+class Scratch(NamedTuple):
+    """Working memory of comparisons: a row whose shingles are in a hash table, and the row it is compared with."""
 
-    values: Any
-    """Shingle hash in each slot, 0 for a free one."""
-    stamps: Any
-    """Comparison in which each slot was last seen."""
-    added: Any
-    """Slots that the current comparison filled with shingles of the other row."""
-    turn: Any
-    """(1,) number of the current comparison."""
+    own: Any
+    """Code points of the row in the table."""
+    other: Any
+    """Code points of the other row."""
+    foreign: Any
+    """Shingle hashes of the other row."""
+    hashes: Any
+    """Shingle hash at each position of the row in the table, then those that a comparison adds."""
+    latest: Any
+    """Last position in each slot of the table, -1 for a free slot."""
+    before: Any
+    """Position before each one in the same slot, -1 for the first."""
+    repeats: Any
+    """(3, n) stretches that occurred before: where they begin, where they began before, and how many shingles they have."""
+    covered: Any
+    """1 for each position whose shingle the other row has."""
+    state: Any
+    """(place in the table, its shingles, its distinct shingles, mask of the table, stretches in `repeats`)."""
 
 
 @njit(nogil=True, cache=True)
-def mask_for(count, floor):
-    """Return the table's size - 1: half of the slots stay empty, a quarter with the foreign shingles that `jaccard` adds."""
-    mask, most = 15, max(4.0, 4.0 / (3.0 * floor)) * count
-    while mask < most:
+def new_scratch(most):
+    """Allocate scratch for rows of up to `most` bytes; pages that are not used are never touched."""
+    room, slots = room_for(most), mask_for(room_for(most)) + 1
+    codes, hashes = np.empty((2, room), np.uint32), np.empty(3 * room, np.uint64)
+    latest, before, repeats = np.empty(slots, np.int32), np.empty(2 * room, np.int32), np.empty((3, room), np.int32)
+    state = np.array([-1, 0, 0, 0, 0])
+    return Scratch(codes[0], codes[1], hashes[:room], hashes[room:], latest, before, repeats, np.empty(room, np.uint8), state)
+
+
+@njit(nogil=True, cache=True)
+def mask_for(count):
+    """Return the size of a table for `count` shingles - 1: at least half of the slots stay empty."""
+    mask = 15
+    while mask < 2 * count:
         mask = mask * 2 + 1
     return mask
 
 
 @njit(nogil=True, cache=True)
-def slot_of(value, table, mask):
-    """Return the slot that holds a value, or the free slot where it belongs.
+def fill_table(count, width, scratch):
+    """Put the shingles of `scratch.own` into the table, each at its first position.
 
     Args:
-        value: shingle hash.
-        table: hash table.
-        mask: size of the part in use - 1.
+        count: shingles of the row, repeated ones included; their hashes are in `scratch.hashes`.
+        width: code points in a shingle.
+        scratch: `Scratch` to fill.
     """
-    at = np.int64(value & np.uint64(mask))
-    while table[at] != _FREE and table[at] != value:
-        at = (at + 1) & mask
-    return at
+    own, _, _, hashes, latest, before, repeats, _, state = scratch
+    mask, distinct, i, n = mask_for(count), count, 0, 0
+    low = np.uint64(mask)
+    latest[: mask + 1] = -1
+    while i < count:
+        at = last = latest[hashes[i] & low]
+        while at >= 0 and hashes[at] != hashes[i]:
+            at = before[at]
+        if at < 0:
+            before[i], latest[hashes[i] & low] = last, i
+            i += 1
+            continue
+        run = 1 + equal_run(own, at + width, own, i + width, count - i - 1)
+        repeats[0, n], repeats[1, n], repeats[2, n] = i, at, run
+        distinct -= run
+        i += run
+        n += 1
+    state[1], state[2], state[3], state[4] = count, distinct, mask, n
 
 
 @njit(nogil=True, cache=True)
-def fill_set(hashes, count, floor, tables):
-    """Fill the table with the set of a row's shingles.
+def jaccard(count, width, scratch, floor):
+    """Return the Jaccard similarity of the row in the table and the other row, -1 as soon as it must be below the floor.
+
+    Where a shingle is found, the code points behind it are compared with those behind its position in the table: as far as they are
+    equal, no further shingle is looked up.
 
     Args:
-        hashes: shingle hashes of the row.
-        count: number of shingles, repeated ones included.
-        floor: least similarity of interest.
-        tables: `Tables` to fill.
-
-    Returns:
-        (distinct shingles, mask of the part of the table in use).
-    """
-    table = tables.values
-    mask, distinct = mask_for(count, floor), 0
-    tables.turn[0] = 0
-    table[: mask + 1] = _FREE
-    for i in range(count):
-        value = hashes[i] | _ONE  # 63 bits identify a shingle, and none is 0, which marks a free slot
-        at = slot_of(value, table, mask)
-        distinct += table[at] == _FREE
-        table[at] = value
-    return distinct, mask
-
-
-@njit(nogil=True, cache=True)
-def jaccard(hashes, count, tables, distinct, mask, floor):
-    """Return the Jaccard similarity of the row in the table and another row, -1 as soon as it must be below the floor.
-
-    Args:
-        hashes: shingle hashes of the other row.
-        count: number of its shingles, repeated ones included.
-        tables: `Tables` from `fill_set`.
-        distinct: distinct shingles in the table.
-        mask: mask of the table.
+        count: shingles of the other row, repeated ones included; their hashes are in `scratch.foreign`.
+        width: code points in a shingle.
+        scratch: `Scratch` with both rows.
         floor: least similarity of interest.
     """
-    table, stamps, added = tables.values, tables.stamps, tables.added
-    tables.turn[0] = tables.turn[0] % _TURNS + 1
-    if tables.turn[0] == 1:  # the first comparison of this row, or the count starts over
-        stamps[: mask + 1] = 0
-    turn, shared, foreign = np.uint8(tables.turn[0]), 0, 0
+    own, other, theirs, hashes, latest, before, repeats, covered, state = scratch
+    size, distinct, low = state[1], state[2], np.uint64(state[3])
+    covered[:size] = np.uint8(0)
     # With more foreign shingles neither the rest of this row nor the whole of the other can reach the floor.
     allowed = np.int64(min((count - floor * distinct) / (1.0 + floor), distinct * (1.0 - floor) / floor) + 1e-9)
-    for i in range(count):
-        value = hashes[i] | _ONE
-        at = slot_of(value, table, mask)
-        if table[at] != _FREE:
-            shared += stamps[at] != turn
-        else:
-            if foreign == allowed:
-                shared = -1
+    i, end, is_far = 0, size, False
+    while i < count:
+        value = theirs[i]
+        slot = value & low
+        at = latest[slot]
+        while at >= 0 and hashes[at] != value:
+            at = before[at]
+        if at < 0:
+            if end - size == allowed:
+                is_far = True
                 break
-            table[at], added[foreign] = value, at
-            foreign += 1
-        stamps[at] = turn
-    for i in range(foreign):
-        table[added[i]] = _FREE
+            hashes[end], before[end], latest[slot] = value, latest[slot], end
+            end += 1
+            i += 1
+        elif at >= size:  # a foreign shingle again
+            i += 1
+        else:
+            run = 1 + equal_run(own, at + width, other, i + width, min(size - at, count - i) - 1)
+            for j in range(at, at + run):
+                covered[np.uint64(j)] = np.uint8(1)
+            i += run
+    foreign = end - size
+    for at in range(end - 1, size - 1, -1):
+        latest[hashes[at] & low] = before[at]
+    if is_far:
+        return -1.0
+    # A shingle counts at its first position. Backwards, so that a stretch that overlaps itself is carried to its beginning.
+    for j in range(state[4] - 1, -1, -1):
+        i, at = repeats[0, j], repeats[1, j]
+        for k in range(repeats[2, j] - 1, -1, -1):
+            covered[np.uint64(at + k)] |= covered[np.uint64(i + k)]
+            covered[np.uint64(i + k)] = np.uint8(0)
+    shared = 0
+    for j in range(size):
+        shared += covered[j]
     similarity = shared / (distinct + foreign)
     return similarity if similarity >= floor else -1.0
 
 
 @njit(nogil=True, cache=True)
-def new_tables(longest, floor):
-    """Allocate `Tables` for rows of up to `longest` shingles; pages that are not used are never touched."""
-    size = mask_for(longest, floor) + 1
-    return Tables(np.empty(size, np.uint64), np.empty(size, np.uint8), np.empty(size, np.int32), np.zeros(1, np.int64))
+def equal_run(a, at, b, to, most):
+    """Return how many code points are equal from a[at] and b[to] on.
+
+    Args:
+        a: code points.
+        at: index into `a`.
+        b: code points.
+        to: index into `b`.
+        most: code points to compare.
+    """
+    n = 0
+    # Unsigned indices, which are not checked for being negative, compile to vector instructions.
+    while n + _STEP <= most:
+        differ = np.uint32(0)
+        for i in range(_STEP):
+            differ |= a[np.uint64(at + n + i)] ^ b[np.uint64(to + n + i)]
+        if differ:
+            break
+        n += _STEP
+    while n < most and a[np.uint64(at + n)] == b[np.uint64(to + n)]:
+        n += 1
+    return n
 
 
 @njit(nogil=True, cache=True)
@@ -135,7 +184,7 @@ def may_be_alike(signatures, a, b):
         b: index of the other.
     """
     words, least = signatures
-    sums = _FREE
+    sums = np.uint64(0)
     for at in range(words.shape[1]):
         # Count equal bytes of two words without a branch ("SWAR"): 1 in each byte that agrees.
         differ = words[a, at] ^ words[b, at]
@@ -146,8 +195,33 @@ def may_be_alike(signatures, a, b):
 
 
 @njit(nogil=True, cache=True)
+def compare_now(place, other, places, scratch):
+    """Return the similarity of two places, -1 below the floor and `UNLIKE` if their signatures already rule it out.
+
+    Args:
+        place: a place; its shingles stay in the table until another first place is passed.
+        other: the place to compare it with.
+        places: `near.Places`.
+        scratch: `Scratch` with room for both.
+    """
+    which, counts, rows, shingle, floor = places.which, places.counts, places.rows, places.shingle, places.floor
+    if not may_be_alike(places.signatures, which[place], which[other]):
+        return UNLIKE
+    state = scratch.state
+    if state[0] != place:
+        n = read_row(rows, which[place], scratch.own)
+        fill_table(hash_shingles(scratch.own, n, shingle, scratch.hashes), shingle, scratch)
+        state[0] = place
+    # The similarity is at most the size of the smaller set over that of the larger.
+    if counts[other] < floor * state[2]:
+        return -1.0
+    n = read_row(rows, which[other], scratch.other)
+    return jaccard(hash_shingles(scratch.other, n, shingle, scratch.foreign), shingle, scratch, floor)
+
+
+@njit(nogil=True, cache=True)
 def compare_pairs(start, stop, pairs, places, out):
-    """Write the similarity of each pair of places, -1 below the floor.
+    """Write the similarity of each pair of places, below 0 where it is less than the floor.
 
     Args:
         start: first pair.
@@ -156,30 +230,13 @@ def compare_pairs(start, stop, pairs, places, out):
         places: `near.Places`.
         out: similarity of each pair; written.
     """
-    which, counts, rows, floor = places.which, places.counts, places.rows, places.floor
-    longest, most = 1, 1
+    most = 1
     for i in range(start, stop):
         for side in range(2):
-            longest = max(longest, counts[pairs[i, side]])
-            most = max(most, rows.sizes[which[pairs[i, side]]])
-    codes, hashes = np.empty(room_for(most), np.uint32), np.empty(room_for(most), np.uint64)
-    tables = new_tables(longest, floor)
-    distinct, mask, last = 0, 0, -1
+            most = max(most, places.rows.sizes[places.which[pairs[i, side]]])
+    scratch = new_scratch(most)
     for i in range(start, stop):
-        a, b = pairs[i, 0], pairs[i, 1]
-        if not may_be_alike(places.signatures, which[a], which[b]):
-            out[i] = -1.0
-            continue
-        if a != last:
-            last = a
-            n = read_row(rows, which[a], codes)
-            distinct, mask = fill_set(hashes, hash_shingles(codes, n, places.shingle, hashes), floor, tables)
-        if counts[b] < floor * distinct:
-            out[i] = -1.0
-            continue
-        n = read_row(rows, which[b], codes)
-        count = hash_shingles(codes, n, places.shingle, hashes)
-        out[i] = jaccard(hashes, count, tables, distinct, mask, floor)
+        out[i] = compare_now(pairs[i, 0], pairs[i, 1], places, scratch)
 
 
 @njit(nogil=True, cache=True)

@@ -10,23 +10,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import njit
 
-from curation.dedup.kernels.compare import edits_within, fill_set, jaccard, may_be_alike, new_tables
-from curation.dedup.kernels.read import hash_shingles, read_row, room_for
+from curation.dedup.kernels.compare import UNLIKE, compare_now, edits_within, new_scratch
 
 _32, _LOW = np.uint64(32), np.uint64(0xFFFFFFFF)
-_UNLIKE = -2.0
 # Signature comparisons that take as long as one exact comparison.
 _GLANCES = 16
-
-
-class Scratch(NamedTuple):
-    """Working memory of exact comparisons."""
-
-    codes: Any
-    hashes: Any
-    tables: Any
-    state: Any
-    """(place whose shingles are in the tables, its distinct shingles, mask)."""
 
 
 class Members(NamedTuple):
@@ -65,13 +53,12 @@ def compare_with_first(start, stop, buckets, heads, places, compared):
         compared: `near.Compared`; for each place the heads it was compared with (once each; -1 ends them) and the similarities; written.
     """
     begins, members, others, scores = buckets.begins, buckets.members, compared.others, compared.scores
-    longest, most = 1, 1
+    most = 1
     for place in range(start, stop):
         for i in range(begins[place], begins[place + 1]):
             head = heads[members[i]]
-            longest = max(longest, places.counts[place], places.counts[head])
             most = max(most, places.rows.sizes[places.which[place]], places.rows.sizes[places.which[head]])
-    scratch = new_scratch(longest, most, places.floor)
+    scratch = new_scratch(most)
     for place in range(max(start, places.fixed), stop):
         n_others, begin = 0, begins[place]
         for i in range(begin, begins[place + 1]):
@@ -108,52 +95,13 @@ def unite(parent, a, b):
 
 
 @njit(nogil=True, cache=True)
-def compare_now(place, other, places, scratch):
-    """Return the similarity of two places, -1 below the floor and `_UNLIKE` if their signatures already rule it out.
-
-    Args:
-        place: a place; its shingles stay in the scratch tables until another first place is passed.
-        other: the place to compare it with.
-        places: `near.Places`.
-        scratch: `Scratch` with room for both.
-    """
-    if not may_be_alike(places.signatures, places.which[place], places.which[other]):
-        return _UNLIKE
-    codes, hashes, tables, state = scratch
-    rows, which, floor = places.rows, places.which, places.floor
-    if state[0] != place:
-        n = read_row(rows, which[place], codes)
-        state[1], state[2] = fill_set(hashes, hash_shingles(codes, n, places.shingle, hashes), floor, tables)
-        state[0] = place
-    # The similarity is at most the size of the smaller set over that of the larger.
-    if places.counts[other] < floor * state[1]:
-        return -1.0
-    n = read_row(rows, which[other], codes)
-    count = hash_shingles(codes, n, places.shingle, hashes)
-    return jaccard(hashes, count, tables, state[1], state[2], floor)
-
-
-@njit(nogil=True, cache=True)
 def scratch_for(places, begins):
     """Allocate scratch with room for the longest place that is in a bucket."""
-    longest, most = 1, 1
+    most = 1
     for place in range(len(places.which)):
         if begins[place + 1] > begins[place]:
-            longest, most = max(longest, places.counts[place]), max(most, places.rows.sizes[places.which[place]])
-    return new_scratch(longest, most, places.floor)
-
-
-@njit(nogil=True, cache=True)
-def new_scratch(longest, most, floor):
-    """Allocate scratch for exact comparisons.
-
-    Args:
-        longest: shingles of the longest row.
-        most: bytes of the longest row.
-        floor: least similarity of interest.
-    """
-    room = room_for(most)
-    return Scratch(np.empty(room, np.uint32), np.empty(room, np.uint64), new_tables(longest, floor), np.array([-1, 0, 0]))
+            most = max(most, places.rows.sizes[places.which[place]])
+    return new_scratch(most)
 
 
 @njit(nogil=True, cache=True)
@@ -226,7 +174,7 @@ def keep_best(buckets, places, limit, compared, short, decided):
 @njit(nogil=True, cache=True)
 def cost_of(score):
     """Return the cost of an unsuccessful comparison, in signature comparisons; 0 for a successful one."""
-    return 1 if score == _UNLIKE else _GLANCES if score < 0 else 0
+    return 1 if score == UNLIKE else _GLANCES if score < 0 else 0
 
 
 @njit(nogil=True, cache=True)

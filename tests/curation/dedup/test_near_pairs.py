@@ -156,26 +156,35 @@ def test_edits_are_those_of_rapidfuzz(a: str, b: str, limit: int) -> None:
     assert edits_within(one, len(one), two, len(two), limit) == (distance if distance <= limit else -1)
 
 
-def test_jaccard_of_hash_sets_is_that_of_sets_whatever_shares_a_slot() -> None:
-    from curation.dedup.kernels.compare import fill_set, jaccard, new_tables
+@pytest.mark.parametrize("floor", [0.05, 0.5, 0.7, 1.0])
+def test_jaccard_is_that_of_sets_of_shingles_whatever_is_repeated_or_moved(floor: float) -> None:
+    from curation.dedup.kernels.compare import fill_table, jaccard, new_scratch
+    from curation.dedup.kernels.read import hash_shingles
 
-    rng = np.random.default_rng(5)
-    # Few low bits, so that nearly all shingles share a slot with others; repeated ones; tables that longer rows used before.
-    values = rng.integers(0, 2**62, 400, dtype=np.uint64) << np.uint64(2) | np.uint64(1)
-    values[::2] = (values[::2] >> np.uint64(12) << np.uint64(12)) | np.uint64(1)
-    for floor in (0.05, 0.5, 0.7, 1.0):
-        tables = new_tables(2_000, floor)
-        for count in (2_000, 1, 700, 30, 5):
-            own = rng.choice(values[: 1 + count // 3], count)
-            distinct, mask = fill_set(own, count, floor, tables)
-            assert distinct == len(set(own.tolist()))
-            # More comparisons with one row than a stamp of a byte can count.
-            for turn in range(300 if count == 30 else 6):
-                other = own.copy() if turn % 3 else rng.choice(values, int(rng.integers(1, 900)))
-                other[rng.integers(0, len(other), turn % 7)] = rng.choice(values)
-                one, two = set(own.tolist()), set(other.tolist())
-                exact = len(one & two) / len(one | two)
-                assert jaccard(other, len(other), tables, distinct, mask, floor) == (exact if exact >= floor else -1.0)
+    def shingles(text: list[int]) -> set[tuple[int, ...]]:
+        whole = [*text, *[0] * (3 - len(text))]
+        return {tuple(whole[at : at + 3]) for at in range(len(whole) - 2)}
+
+    rng, compared, scratch = np.random.default_rng(5), 0, new_scratch(2_000)
+    # Two letters repeat every shingle, twelve some, 300 hardly any; the scratch was used by other rows before.
+    for turn in range(1_200):
+        letters, size = (1, 2, 12, 300)[turn % 4], int(rng.integers(1, 900 if turn % 3 else 60))
+        own = rng.integers(97, 97 + letters, size).tolist()
+        cut, end = sorted(rng.integers(0, size + 1, 2).tolist())
+        moved = own[cut:end] + own[:cut] + own[end:] + own[cut:end] * (turn % 5 == 0)
+        for at in rng.integers(0, len(moved), int(rng.integers(0, 1 + len(moved) // 12))):
+            moved[at] = 97 + int(rng.integers(0, 300))
+        other = moved if turn % 7 else rng.integers(97, 97 + letters, size).tolist()
+        scratch.own[:size], scratch.other[: len(other)] = own, other
+        fill_table(hash_shingles(scratch.own, size, 3, scratch.hashes), 3, scratch)
+        one, two = shingles(own), shingles(other)
+        assert scratch.state[2] == len(one)
+        exact = len(one & two) / len(one | two)
+        compared += exact >= floor
+        for _ in range(2):  # the second finds the table as the first found it
+            count = hash_shingles(scratch.other, len(other), 3, scratch.foreign)
+            assert jaccard(count, 3, scratch, floor) == (exact if exact >= floor else -1.0)
+    assert compared > 100
 
 
 def test_bins_are_those_of_the_rounds_written_down_plainly() -> None:
