@@ -15,6 +15,8 @@ here=$PWD
 project=$demo/project argilla=$demo/argilla log=$demo/standin
 # A second project, of rows that people bring; the same rows without curation; and the folder with the right answers.
 sorting=$demo/sorting uncurated=$demo/sorting-uncurated answers=$demo/standin-sorting
+# Some containers set it. Then each of the demo's hundred commands compiles the modules again, up to half a second.
+unset PYTHONDONTWRITEBYTECODE
 export SEEDCORN_CONFIG_DIR=$demo/config TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(nproc)}
 if [[ -n ${QUICK:-} ]]; then instructions=130 pairs=48 controls=12 raw_rows=240 corrections=60 labels=10 phrases=40 sample=40 epochs=0.5; else instructions=280 pairs=110 controls=24 raw_rows=480 corrections=140 labels=24 phrases=200 sample=80 epochs=3; fi
