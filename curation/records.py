@@ -131,6 +131,12 @@ def record_id(record: Record) -> str:
     return hashlib.sha256(canonical_json({"schema": SCHEMA, **record.model_dump(mode="json")})).hexdigest()
 
 
+def identify(record: Record) -> tuple[str, bytes]:
+    """Return the id and the stored JSON of a record, as `record_id` and `dump_record` do, from one conversion to plain values."""
+    content = record.model_dump(mode="json")
+    return hashlib.sha256(canonical_json({"schema": SCHEMA, **content})).hexdigest(), orjson.dumps(content)
+
+
 def canonical_json(value: Any) -> bytes:
     """Return the RFC 8785 bytes of objects with ASCII keys, lists, strings, integers below 2^53, booleans and null."""
     return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
@@ -182,8 +188,12 @@ def completion_text(record: Record) -> str:
 def read_texts(body: bytes) -> tuple[str, tuple[str, ...]]:
     """Return `prompt_text` and the responses (a pair has two) from the output of `dump_record`, without building the record."""
     value = orjson.loads(body)
-    rivals = value["completions"] if "completions" in value else (value["completion"],)
-    return "\n\n".join(m["content"] for m in value["prompt"] if m["role"] == "user"), tuple(m["content"] for m in rivals)
+    prompt = value["prompt"]
+    # Most prompts are one turn, which is the user's.
+    asked = prompt[0]["content"] if len(prompt) == 1 else "\n\n".join([m["content"] for m in prompt if m["role"] == "user"])
+    if "completions" in value:
+        return asked, tuple([m["content"] for m in value["completions"]])
+    return asked, (value["completion"]["content"],)
 
 
 def all_texts(body: bytes) -> list[str]:
@@ -201,7 +211,7 @@ def whole_text(record: Record) -> str:
 def _check_turns(prompt: tuple[Message, ...], completions: tuple[Message, ...]) -> None:
     if not prompt or prompt[-1].role != "user":
         raise ValueError("the prompt must end with a user message")
-    if any(m.role == "system" for m in prompt[1:]):
+    if "system" in [m.role for m in prompt[1:]]:
         raise ValueError("only the first message of a prompt may be a system message")
-    if any(c.role != "assistant" for c in completions):
+    if {c.role for c in completions} != {"assistant"}:
         raise ValueError("a completion must be an assistant message")

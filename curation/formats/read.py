@@ -145,6 +145,7 @@ def open_rows(path: Path | str, options: ReadOptions | None = None) -> OpenRows:
 
 
 def _read_plain(rows: Rows, shape: Shape, options: ReadOptions, pattern: Pattern | None) -> Iterator[ReadRow]:
+    used, labelled = _used(shape, options), _used(shape, options, also=options.label_column)
     for place, row in rows:
         if isinstance(row, RowFailure):
             yield ReadRow(place, failure=row)
@@ -154,14 +155,16 @@ def _read_plain(rows: Rows, shape: Shape, options: ReadOptions, pattern: Pattern
             yield ReadRow(place, failure=value)
             continue
         has_label = isinstance(value, InstructionRecord) and pattern is None
-        yield _with_meta(place, row, value, shape, options, also=options.label_column if has_label else None)
+        yield _with_meta(place, row, value, options, used=labelled if has_label else used)
 
 
-def _with_meta(
-    place: int, row: Row, value: InstructionRecord | PairWithFact, shape: Shape, options: ReadOptions, *, also: str | None
-) -> ReadRow:
+def _used(shape: Shape, options: ReadOptions, *, also: str | None = None) -> set[str | None]:
+    """Return the columns of a file that become part of a record; the others are metadata."""
     names = options.columns
-    used = {*names.values(), *(name for name in USED[shape] if name not in names), also}
+    return {*names.values(), *(name for name in USED[shape] if name not in names), also}
+
+
+def _with_meta(place: int, row: Row, value: InstructionRecord | PairWithFact, options: ReadOptions, *, used: set[str | None]) -> ReadRow:
     meta, left_out = metadata_of({name: cell for name, cell in row.items() if name not in used})
     group = _group(row.get(options.group_column)) if options.group_column else None
     return ReadRow(place, (Example(value, meta, group),), None, left_out)
@@ -173,6 +176,7 @@ def _read_feedback(rows: Rows, shape: Shape, options: ReadOptions) -> Iterator[R
     The good responses of a prompt are used in turn. A bad response to a prompt without a good one is a failure, because only pairs
     and good responses can be trained on.
     """
+    used = _used(shape, options, also="label")
     good: dict[bytes, list[str]] = {}
     bad: list[tuple[int, Row, InstructionRecord]] = []
     for place, row in rows:
@@ -189,7 +193,7 @@ def _read_feedback(rows: Rows, shape: Shape, options: ReadOptions) -> Iterator[R
             yield ReadRow(place, failure=value if isinstance(value, RowFailure) else RowFailure("is a pair, not a response", _raw(row)))
         elif word in _YES:
             good.setdefault(_prompt_key(value.prompt), []).append(value.completion.content)
-            yield _with_meta(place, row, value, shape, options, also="label")
+            yield _with_meta(place, row, value, options, used=used)
         else:
             bad.append((place, row, value))
     # Bad responses wait until the whole file is read: their good one may come later.
@@ -204,7 +208,7 @@ def _read_feedback(rows: Rows, shape: Shape, options: ReadOptions) -> Iterator[R
             continue
         pair, chosen = make_pair(value.prompt, better[turn[key] % len(better)], worse)
         turn[key] += 1
-        yield _with_meta(place, row, PairWithFact(pair, chosen), shape, options, also="label")
+        yield _with_meta(place, row, PairWithFact(pair, chosen), options, used=used)
 
 
 def _prompt_key(prompt: Sequence[Message]) -> bytes:
@@ -245,6 +249,8 @@ def metadata_of(columns: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, 
 
     The largest columns are dropped first, and those without a JSON form (bytes, text that is not Unicode).
     """
+    if not columns:
+        return {}, ()
     texts: dict[str, bytes] = {}
     left_out: list[str] = []
     for name, value in columns.items():

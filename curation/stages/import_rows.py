@@ -21,7 +21,7 @@ from curation.formats.raw import ReadAs, RowFailure
 from curation.formats.read import OpenRows, ReadOptions, ReadRow, open_rows
 from curation.formats.tables import HUB, is_arrow_folder
 from curation.licences import read_license
-from curation.records import InstructionRecord, Record, candidates_of, record_id
+from curation.records import InstructionRecord, Record, candidates_of
 from curation.requests import Failure
 from curation.store import facts, records, runs
 from curation.store.records import UNKNOWN, Origin, Source, WrittenBy
@@ -208,12 +208,14 @@ def _import_file(workspace: Workspace, rows: OpenRows, about: Source, group: str
     """Write the rows of one file in batches, and the facts about the file."""
     ordinal = itertools.count(1)
     while batch := list(itertools.islice(rows, _BATCH)):
-        made = [one for row in batch for one in _imported(row, about.source, group, ordinal, one_each=rows.has_one_record_per_row)]
-        ids = [record_id(record) for record, origin in made if not origin.part]
+        made = records.new_records(
+            one for row in batch for one in _imported(row, about.source, group, ordinal, one_each=rows.has_one_record_per_row)
+        )
+        ids = [new.id.hex() for new in made if not new.origin.part]
         _count(batch, ids, records.known_ids(workspace.db, ids), counts)
         _, added = records.add_records(workspace.db, made, run)
-        if added < sum(not origin.part for _, origin in made):
-            counts.completed += records.complete_origins(workspace.db, (origin for _, origin in made))
+        if added < len(ids):
+            counts.completed += records.complete_origins(workspace.db, (new.origin for new in made))
         failures = [(row.place, row.failure) for row in batch if row.failure]
         facts.add_failures(workspace.db, [_failure(about, place, failure) for place, failure in failures], run)
         counts.failures += [f"{about.file}:{place}: not imported. {_detail(failure)[:_LONGEST_NOTE]}" for place, failure in failures][
@@ -237,7 +239,8 @@ def _count(batch: Sequence[ReadRow], ids: Sequence[str], known: set[str], counts
     """
     following = iter(ids)
     for row in batch:
-        counts.left_out.update(row.left_out)
+        if row.left_out:
+            counts.left_out.update(row.left_out)
         if row.failure:
             counts.rows += row.failure.rows
             counts.failed += row.failure.rows
@@ -246,7 +249,8 @@ def _count(batch: Sequence[ReadRow], ids: Sequence[str], known: set[str], counts
         fresh = False
         for example in row.examples:
             identity = next(following)
-            counts.metadata.update(list(example.meta))
+            if example.meta:
+                counts.metadata.update(list(example.meta))
             if identity not in known:
                 known.add(identity)
                 counts.records["instruction" if isinstance(example.value, InstructionRecord) else "preference"] += 1

@@ -12,7 +12,7 @@ from typing import Any, Final, Literal, NamedTuple, TypedDict, cast
 import orjson
 
 from curation.errors import ProjectError
-from curation.records import KINDS, Kind, Record, dump_record, load_record, read_texts, record_id
+from curation.records import KINDS, Kind, Record, identify, load_record, read_texts
 from curation.requests import Failure, cells_in
 
 RELABELLED = "relabelled"
@@ -179,34 +179,55 @@ class Row(NamedTuple):
         return self.texts[1]
 
 
+class NewRecord(NamedTuple):
+    """A record to be added with its origin."""
+
+    id: bytes
+    kind: Kind
+    label: str | None
+    body: bytes
+    origin: Origin
+
+
+def new_records(made: Iterable[tuple[Record, Origin]]) -> list[NewRecord]:
+    """Return records with their origins as `add_records` stores them."""
+    out = []
+    for record, origin in made:
+        identity, body = identify(record)
+        out.append(NewRecord(bytes.fromhex(identity), record.kind, record.label if record.kind == "instruction" else None, body, origin))
+    return out
+
+
 def add_records(
-    db: sqlite3.Connection, made: Iterable[tuple[Record, Origin]], run: int, *, failures: Iterable[Failure] = ()
+    db: sqlite3.Connection,
+    made: Iterable[tuple[Record, Origin]] | Sequence[NewRecord],
+    run: int,
+    *,
+    failures: Iterable[Failure] = (),
 ) -> tuple[int, int]:
     """Add records and origins in one transaction, with the failures of the same run; existing rows stay unchanged.
 
     Args:
         db: connection to workbench.db.
-        made: records with their origins.
+        made: records with their origins, or what `new_records` made of them.
         run: number of the run.
         failures: calls or rows that became no record.
 
     Returns:
         (new records, new origins); a pair's candidates count only among the records.
     """
-    batch = [(bytes.fromhex(record_id(record)), record, origin) for record, origin in made]
-    kept = [
-        (identity, record.kind, record.label if record.kind == "instruction" else None, dump_record(record))
-        for identity, record, _ in batch
-    ]
+    batch = [new for one in made for new in ([one] if isinstance(one, NewRecord) else new_records([one]))]
     with db:
         db.execute("BEGIN IMMEDIATE")
         # OR IGNORE: the id is the hash of the content, so a record with this id is equal.
-        new_records = db.executemany("INSERT OR IGNORE INTO records (id, kind, label, body) VALUES (?, ?, ?, ?)", kept).rowcount
+        records_added = db.executemany(
+            "INSERT OR IGNORE INTO records (id, kind, label, body) VALUES (?, ?, ?, ?)", [new[:4] for new in batch]
+        ).rowcount
         # Rows and candidates apart, because rowcount must count the rows only.
-        new_origins = db.executemany(_ADD_ORIGIN, [_origin(*one, run) for one in batch if one[2].part == 0]).rowcount
-        db.executemany(_ADD_ORIGIN, [_origin(*one, run) for one in batch if one[2].part])
+        new_origins = db.executemany(_ADD_ORIGIN, [_origin(new, run) for new in batch if new.origin.part == 0]).rowcount
+        db.executemany(_ADD_ORIGIN, [_origin(new, run) for new in batch if new.origin.part])
         store_failures(db, failures, run)
-    return max(new_records, 0), max(new_origins, 0)
+    return max(records_added, 0), max(new_origins, 0)
 
 
 def store_failures(db: sqlite3.Connection, failures: Iterable[Failure], run: int) -> None:
@@ -396,6 +417,13 @@ def meta_by_seq(db: sqlite3.Connection, keys: Collection[str] | None = None) -> 
     return {seq: values for seq, values in found.items() if values}
 
 
+def derived_from(db: sqlite3.Connection) -> dict[int, int]:
+    """Return for each edited, relabelled or masked row the row that it was made from, by seq."""
+    sql = """SELECT seq, parent FROM origins
+      WHERE role = 'row' AND how IN ('edited', 'relabelled', 'masked') AND parent IS NOT NULL ORDER BY origin"""
+    return {row["seq"]: row["parent"] for row in db.execute(sql)}
+
+
 def refresh_cells(db: sqlite3.Connection, cells: Sequence[tuple[str, str, int, bytes]]) -> tuple[int, int, int]:
     """Make the cells follow the plan; one that has been asked for or has a record stays as it is, whatever the plan says now.
 
@@ -532,10 +560,11 @@ _ADD_ORIGIN = """
   VALUES ((SELECT seq FROM records WHERE id = ?), ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
 
 
-def _origin(identity: bytes, record: Record, origin: Origin, run: int) -> tuple[object, ...]:
+def _origin(new: NewRecord, run: int) -> tuple[object, ...]:
+    origin = new.origin
     raw = json.dumps(origin.raw, ensure_ascii=False) if origin.raw is not None else None
     return (
-        identity, origin.how, "candidate" if origin.part else "row", origin.source, origin.item, origin.part, origin.cell, origin.better,
+        new.id, origin.how, "candidate" if origin.part else "row", origin.source, origin.item, origin.part, origin.cell, origin.better,
         origin.parent, origin.seed_group, raw, run, _meta(origin),
     )  # fmt: skip
 

@@ -22,6 +22,7 @@ from curation.records import (
     canonical_json,
     completion_text,
     dump_record,
+    identify,
     load_record,
     make_instruction,
     make_pair,
@@ -92,6 +93,11 @@ def test_what_is_stored_comes_back_as_it_was(record: Record) -> None:
     assert again == record
     assert record_id(again) == record_id(record)
     assert parse_record(json.loads(dump_record(record))) == record
+
+
+@given(records())
+def test_id_and_stored_form_from_one_conversion_are_those_of_two(record: Record) -> None:
+    assert identify(record) == (record_id(record), dump_record(record))
 
 
 @given(records())
