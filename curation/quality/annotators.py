@@ -222,9 +222,8 @@ def _tabulate(answers: Sequence[Answer], controls: Iterable[Control]) -> _Table 
     rows, users = sorted({a.row for a in answers}), sorted({a.user for a in answers})
     row_at, user_at = {row: n for n, row in enumerate(rows)}, {user: n for n, user in enumerate(users)}
     bad, given, known = np.zeros((len(rows), len(users))), np.zeros((len(rows), len(users))), np.full(len(rows), math.nan)
-    for answer in answers:
-        at = row_at[answer.row], user_at[answer.user]
-        given[at], bad[at] = 1.0, float(answer.bad)
+    at = [row_at[answer.row] for answer in answers], [user_at[answer.user] for answer in answers]
+    given[at], bad[at] = 1.0, [answer.bad for answer in answers]
     for control in controls:
         if control.row in row_at and control.verdict in ("approve", "reject"):
             known[row_at[control.row]] = control.verdict == "reject"

@@ -208,9 +208,11 @@ def diff_snapshots(a: Path, b: Path) -> SnapshotDiff:
 def _rows_by_id(path: Path) -> dict[str, tuple[Split, str | None]]:
     """Return for each id its split and, for a pair, the chosen text."""
     rows: dict[str, tuple[Split, str | None]] = {}
+    manifest = read_manifest(path)
+    columns = ["id"] if manifest.kind == "instruction" else ["id", "chosen"]
     for split in SPLITS:
-        table = read_split(path, split)
+        table = read_split(path, split, manifest=manifest, columns=columns)
         ids = table.column("id").to_pylist()
-        chosen = [m[0]["content"] for m in table.column("chosen").to_pylist()] if "chosen" in table.column_names else [None] * len(ids)
+        chosen = [None] * len(ids) if manifest.kind == "instruction" else [m[0]["content"] for m in table.column("chosen").to_pylist()]
         rows |= {i: (split, text) for i, text in zip(ids, chosen, strict=True)}
     return rows

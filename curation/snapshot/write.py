@@ -12,6 +12,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,10 +27,20 @@ if TYPE_CHECKING:
 _ROW_GROUP = 20_000
 
 
+@dataclass(frozen=True)
+class CheckedSplits:
+    """Rows that `check_splits` has checked, in canonical order and types, with their content digest."""
+
+    kind: Kind
+    tables: Mapping[str, pa.Table]
+    """Of every split, also of one without rows."""
+    digest: str
+
+
 def write_snapshot(
     folder: Path,
     draft: SnapshotDraft,
-    splits: Mapping[str, pa.Table],
+    splits: Mapping[str, pa.Table] | CheckedSplits,
     *,
     card: str,
     texts: Mapping[str, str] | None = None,
@@ -40,8 +51,7 @@ def write_snapshot(
     Args:
         folder: parent of the snapshot's folder.
         draft: the manifest without digest, splits and files.
-        splits: instruction rows have prompt, completion, id, label; preference rows prompt, chosen, rejected, id.
-            train and validation must have rows; an empty test split gets no file.
+        splits: rows as `check_splits` takes them, or as it returned them; they are checked once. An empty test split gets no file.
         card: text of README.md.
         texts: further text files by name, such as report.html and certificate.json.
         croissant: returns the text of croissant.json from the sha256 of each Parquet file.
@@ -49,8 +59,10 @@ def write_snapshot(
     Raises:
         SnapshotError: a row is not valid, a split is empty, the version exists, or the folder cannot be written.
     """
-    tables: dict[str, pa.Table] = {split: canonical_table(splits.get(split), kind=draft.kind) for split in SPLITS}
-    digest = _check_splits(splits, tables, draft.kind)
+    checked = splits if isinstance(splits, CheckedSplits) else check_splits(splits, draft.kind)
+    if checked.kind != draft.kind:
+        raise SnapshotError("splits", f"hold {checked.kind} rows, not {draft.kind}")
+    tables, digest = checked.tables, checked.digest
     filled = {split: {"file": f"{split}.parquet", "rows": table.num_rows} for split, table in _filled(tables).items()}
     # `files` is filled in once every file is written and hashed.
     content = {"digest": {"root": digest}, "splits": filled, "files": {}}
@@ -189,9 +201,20 @@ def check_rows(tables: Mapping[str, pa.Table], kind: Kind) -> str:
     return root_of(leaves, kind)
 
 
-def _check_splits(given: Mapping[str, pa.Table], tables: Mapping[str, pa.Table], kind: Kind) -> str:
-    if kind_of(given) != kind:
-        raise SnapshotError("splits", f"hold {kind_of(given)} rows, not {kind}")
+def check_splits(splits: Mapping[str, pa.Table], kind: Kind) -> CheckedSplits:
+    """Bring the rows into canonical order and types, check every one, and compute their digest.
+
+    Args:
+        splits: instruction rows have prompt, completion, id, label; preference rows prompt, chosen, rejected, id.
+            train and validation must have rows.
+        kind: of the rows.
+
+    Raises:
+        SnapshotError: a row is not valid, or a split is empty.
+    """
+    tables: dict[str, pa.Table] = {split: canonical_table(splits.get(split), kind=kind) for split in SPLITS}
+    if kind_of(splits) != kind:
+        raise SnapshotError("splits", f"hold {kind_of(splits)} rows, not {kind}")
     for split in ("train", "validation"):
         if tables[split].num_rows == 0:
             raise SnapshotError(
@@ -199,7 +222,7 @@ def _check_splits(given: Mapping[str, pa.Table], tables: Mapping[str, pa.Table],
                 "would be empty; training stops early on the validation loss, so both need rows",
                 "approve more records, or raise the share of validation in project.yaml",
             )
-    return check_rows(tables, kind)
+    return CheckedSplits(kind, tables, check_rows(tables, kind))
 
 
 def _filled(tables: Mapping[str, pa.Table]) -> dict[str, pa.Table]:

@@ -24,6 +24,7 @@ from argilla_setup.shown import mask_secrets, mask_values
 from curation.config.project import is_open, settings_digest
 from curation.dedup import find_exact, find_near
 from curation.distribution import preference_bias
+from curation.distribution.preference_bias import PreferenceBias
 from curation.errors import ModelUnavailable, ProjectError, SnapshotError, command
 from curation.findings import is_leak
 from curation.judge import rubric as scoring
@@ -35,7 +36,6 @@ from curation.report.card import render_card
 from curation.report.card_schema import CardInput, Separation
 from curation.report.croissant import render_croissant
 from curation.report.page import render_report
-from curation.snapshot.digest import content_digest
 from curation.snapshot.manifest import (
     REPORT,
     LeakSettings,
@@ -52,7 +52,7 @@ from curation.snapshot.manifest import (
     read_manifest,
 )
 from curation.snapshot.verify import read_signer, verify_snapshot
-from curation.snapshot.write import schema_of, write_snapshot
+from curation.snapshot.write import CheckedSplits, check_splits, schema_of, write_snapshot
 from curation.split import find_across, merge_groups, part_rows
 from curation.store import facts, records, reviews, runs
 from curation.store.database import hold_lock
@@ -170,11 +170,13 @@ def snapshot(folder: Path, kind: Kind, *, name: str | None = None) -> StageResul
         protected = load_protected(workspace)
         with runs.record_run(workspace.db, "snapshot", settings_digest(kind, [row.id for row in rows])) as run:
             run.rows_in = len(rows)
-            stopped = _last_gate(state, rows, protected)
+            texts = {row.seq: row.texts for row in rows}
+            stopped = _last_gate(state, rows, protected, texts)
             past_cap = rows_past_cap(state, kind, [row for row in rows if row.seq not in stopped])
             stopped |= dict.fromkeys(past_cap, "over_cap")
             kept = [row for row in rows if row.seq not in stopped]
-            splits, separation, new = _assign_splits(state, kept)
+            splits, separation, new = _assign_splits(state, kept, texts)
+            del texts  # a million take more memory than what is written from here on
             _check_filled(splits, separation)
             facts.add_splits(workspace.db, new, run.number)
             better = {row.seq: decisions[row.seq].better for row in kept}
@@ -250,8 +252,17 @@ def _nothing_approved(state: ProjectState, kind: Kind) -> SnapshotError:
     return SnapshotError(f"a snapshot of {kind} rows", fact, command("curate", verb, state.workspace.folder))
 
 
-def _last_gate(state: ProjectState, rows: Sequence[Row], protected: Sequence[ProtectedItems]) -> dict[int, str]:
-    """Return the reason for each row that must not leave, by seq; a row that a person force-kept always passes."""
+def _last_gate(
+    state: ProjectState, rows: Sequence[Row], protected: Sequence[ProtectedItems], texts_of: Mapping[int, tuple[str, str]]
+) -> dict[int, str]:
+    """Return the reason for each row that must not leave, by seq; a row that a person force-kept always passes.
+
+    Args:
+        state: of the project.
+        rows: the rows that may leave.
+        protected: the protected sets.
+        texts_of: prompt and response of each row, by seq.
+    """
     workspace, kept = state.workspace, state.kept
     stopped = {
         f.seq: f.kind for f in (*leak_findings(workspace, rows, protected).findings, *row_findings(workspace, rows)) if f.seq not in kept
@@ -259,7 +270,7 @@ def _last_gate(state: ProjectState, rows: Sequence[Row], protected: Sequence[Pro
     # Equal text under two labels teaches neither, whoever approved the rows: both wait until a person keeps one.
     both = [seq for f in conflict_findings(workspace, rows) for seq in (f.seq, f.twin) if seq is not None and seq not in kept]
     stopped |= dict.fromkeys(both, "conflict")
-    texts, labels = texts_for_dedup(workspace, (row.texts for row in rows)), [label_of(workspace, row) for row in rows]
+    texts, labels = texts_for_dedup(workspace, (texts_of[row.seq] for row in rows)), [label_of(workspace, row) for row in rows]
     given: dict[str, Any] = {"labels": labels if any(labels) else None}
     for table in (
         find_exact(texts, **given),
@@ -270,16 +281,23 @@ def _last_gate(state: ProjectState, rows: Sequence[Row], protected: Sequence[Pro
     return stopped | {row.seq: "withdrawn" for row in rows if row.seq in withdrawn}
 
 
-def _assign_splits(state: ProjectState, kept: Sequence[Row]) -> tuple[dict[str, list[Row]], Separation, list[tuple[int, str, str]]]:
+def _assign_splits(
+    state: ProjectState, kept: Sequence[Row], texts_of: Mapping[int, tuple[str, str]]
+) -> tuple[dict[str, list[Row]], Separation, list[tuple[int, str, str]]]:
     """Return the rows by split, the measured separation, and the (seq, split, cluster) of rows whose split is new.
 
     Frozen rows of both kinds keep their clusters in place. A row that is still similar to one in another split is left out.
+
+    Args:
+        state: of the project.
+        kept: the rows that leave.
+        texts_of: prompt and response of each of them, by seq.
     """
     workspace, frozen = state.workspace, state.splits
     wanted, everyone = {row.seq for row in kept}, list(kept)
     if frozen:
         everyone = [row for kind in KINDS for row in state.rows[kind] if row.seq in frozen or row.seq in wanted]
-    settings, prompts = workspace.project.splits, [row.prompt for row in everyone]
+    settings, prompts = workspace.project.splits, [texts_of[row.seq][0] if row.seq in texts_of else row.prompt for row in everyone]
     vectors, why = _vectors_for_splits(workspace, prompts)
     parted = part_rows(
         prompts,
@@ -459,12 +477,13 @@ def _find_or_write(workspace: Workspace, released: _Release, about: ManifestFact
     The folder is recorded in the workbench also if it existed: a kill may have come right after it was written.
     """
     tables = released.tables()
-    digest = content_digest({split: table for split, table in tables.items() if table.num_rows})
+    checked = check_splits(tables, released.kind)
     folders = {path: version for path in find_snapshots(workspace.folder / "snapshots") if (version := _version_of(path, released.name))}
-    path, note = _find_same([path for path in folders if path.name.endswith(f"-{digest[:8]}")], about)
+    path, note = _find_same([path for path in folders if path.name.endswith(f"-{checked.digest[:8]}")], about)
     if path is None:
         known = [s["version"] for s in reviews.list_snapshots(workspace.db) if s["name"] == released.name]
-        path = _write(workspace, released, about, tables, digest=digest, version=1 + max((*known, *folders.values()), default=0))
+        bias = preference_bias.describe_pairs(frozen_pairs(tables)) if released.kind == "preference" else None
+        path = _write(workspace, released, about, checked, bias=bias, version=1 + max((*known, *folders.values()), default=0))
     manifest = read_manifest(path)
     reviews.add_snapshot(
         workspace.db, digest=manifest.digest.root, name=manifest.name, version=manifest.version, kind=manifest.kind,
@@ -513,11 +532,11 @@ def _changed(manifest: Manifest, about: ManifestFacts) -> list[str]:
 
 
 def _write(
-    workspace: Workspace, released: _Release, about: ManifestFacts, tables: Mapping[str, pa.Table], *, digest: str, version: int
+    workspace: Workspace, released: _Release, about: ManifestFacts, checked: CheckedSplits, *, bias: PreferenceBias | None, version: int
 ) -> Path:
     """Write the snapshot's folder with its card, report and metadata; return its path."""
+    digest, tables = checked.digest, checked.tables
     previous = [s for s in reviews.list_snapshots(workspace.db) if s["name"] == released.name and s["digest"] != digest]
-    bias = preference_bias.describe_pairs(frozen_pairs(tables)) if released.kind == "preference" else None
     described = describe_leaving(workspace, released.kind, released.rows)
     measured = {
         "splits": released.separation.model_dump(mode="json"),
@@ -541,7 +560,7 @@ def _write(
         }
     )  # fmt: skip
     return write_snapshot(
-        workspace.folder / "snapshots", draft, tables, card=render_card(card),
+        workspace.folder / "snapshots", draft, checked, card=render_card(card),
         texts={
             REPORT: render_report(report_data(workspace, names=published_names(workspace)), protected_text=False),
             **({CERTIFICATE: released.certificate} if released.certificate else {}),

@@ -113,8 +113,10 @@ def attempts_by_slot(db: sqlite3.Connection, stage: str) -> dict[str, int]:
 
 def list_made(db: sqlite3.Connection) -> Iterator[Made]:
     """Yield every origin of the rows, a record's first origin first."""
-    for row in db.execute("SELECT seq, how, source, parent FROM origins WHERE role = 'row' ORDER BY origin"):
-        yield Made(*row)
+    cursor = db.cursor()
+    cursor.row_factory = None
+    # The columns of the query are in the order of the fields of `Made`.
+    yield from map(Made._make, cursor.execute("SELECT seq, how, source, parent FROM origins WHERE role = 'row' ORDER BY origin"))
 
 
 def writers_by_seq(db: sqlite3.Connection) -> dict[int, set[Writer]]:

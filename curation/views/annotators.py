@@ -147,8 +147,9 @@ def judge_annotators(state: ProjectState, kinds: Sequence[Kind] = KINDS, *, slic
     model = fit_answers(answers, controls=controls.values()) if answers else None
     fitted = {person.user: person for person in model.people} if model else {}
     timed = {pace.user: pace for pace in paces(_submits(state, kinds))}
-    counted = Counter(annotation.user for _, given in _counted(state, kinds) for annotation in given)
-    simulated = {annotation.user for _, given in _counted(state, kinds) for annotation in given if annotation.simulated}
+    said = [annotation for _, given in _counted(state, kinds) for annotation in given]
+    counted = Counter(annotation.user for annotation in said)
+    simulated = {annotation.user for annotation in said if annotation.simulated}
     people = tuple(
         Annotator(user, n, user in simulated, graded.get(user), fitted.get(user), timed.get(user)) for user, n in sorted(counted.items())
     )

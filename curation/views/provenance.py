@@ -9,7 +9,7 @@ from curation import licences
 from curation.records import Kind
 from curation.snapshot.manifest import Lineage, ModelFacts, Provenance, SourceFacts, StageRun
 from curation.store import call_stats, records, runs
-from curation.store.call_stats import Made, Writer
+from curation.store.call_stats import Writer
 from curation.store.records import UNKNOWN, Row, Source, WrittenBy
 from curation.views.state import ProjectState, better_candidate
 from curation.workspace import Workspace
@@ -52,20 +52,22 @@ def sources_of(workspace: Workspace, rows: Sequence[Row]) -> Provenance:
     """Return the sources and authors of these rows, and the combined license."""
     stated = {source.source: source for source in records.list_sources(workspace.db)}
     root = _roots(workspace)
-    origins: dict[int, list[Made]] = {root.get(row.seq, row.seq): [] for row in rows}
+    origins: dict[int, list[tuple[str, str]]] = {root.get(row.seq, row.seq): [] for row in rows}
     for made in call_stats.list_made(workspace.db):
         if made.seq in origins:
-            origins[made.seq].append(made)
+            origins[made.seq].append((made.how, made.source))
     found: dict[tuple[str, str, str], dict[str, str]] = {}
     counts, authors = Counter[tuple[str, str, str]](), Counter[str]()
-    for row in rows:
-        ways = [way for way in origins[root.get(row.seq, row.seq)] if way.how not in records.DERIVED]
-        named = {way.source: stated.get(way.source) or Source(way.source, *_UNSTATED) for way in ways if way.how == "imported"}
+    # Most rows came about in one of few ways, so each way is looked up once.
+    for every, n in Counter(tuple(origins[root.get(row.seq, row.seq)]) for row in rows).items():
+        ways = [(how, source) for how, source in every if how not in records.DERIVED]
+        named = {source: stated.get(source) or Source(source, *_UNSTATED) for how, source in ways if how == "imported"}
         kinds = {(source.name, source.license, source.written_by) for source in named.values()}
-        counts.update(kinds)
+        counts.update(dict.fromkeys(kinds, n))
         for digest, source in named.items():
             found.setdefault((source.name, source.license, source.written_by), {})[digest] = source.file
-        authors[named[ways[0].source].written_by if ways[0].how == "imported" else "model"] += 1
+        first_how, first_source = ways[0]
+        authors[named[first_source].written_by if first_how == "imported" else "model"] += n
     return Provenance(
         sources=tuple(
             SourceFacts(
@@ -121,9 +123,7 @@ def _warnings(workspace: Workspace, counts: Counter[tuple[str, str, str]]) -> tu
 
 def _roots(workspace: Workspace) -> dict[int, int]:
     """Return for each edited or relabelled row (by seq) the seq of the row that the first of its changes started from."""
-    parents = {
-        made.seq: made.parent for made in call_stats.list_made(workspace.db) if made.how in records.DERIVED and made.parent is not None
-    }
+    parents = records.derived_from(workspace.db)
 
     def root(seq: int) -> int:
         seen = set[int]()

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from curation.snapshot.digest import read_rows_of, record_of
+from curation.snapshot.digest import is_record, read_rows_of, record_of
 from curation.snapshot.manifest import Split, read_manifest
 from curation.snapshot.read import SnapshotDiff, diff_snapshots, read_split
 from curation.store import facts, records
@@ -129,15 +129,13 @@ def compare_snapshots(old: Path, new: Path, *, workspace: Workspace | None = Non
 def _read(path: Path) -> dict[str, _Row]:
     manifest = read_manifest(path)
     found: dict[str, _Row] = {}
+    response = "completion" if manifest.kind == "instruction" else "chosen"
     for split in manifest.splits:
         for line in read_rows_of(read_split(path, split, manifest=manifest), manifest.kind):
-            record = record_of(line, manifest.kind)
-            prompt = "\n".join(message.content for message in record.prompt)
-            if record.kind == "instruction":
-                found[str(line["id"])] = _Row(split, prompt, record.completion.content, record.label)
-            else:
-                chosen = line["chosen"][0]["content"]  # type: ignore[typeddict-item]
-                found[str(line["id"])] = _Row(split, prompt, chosen, None)
+            if not is_record(line, manifest.kind):
+                record_of(line, manifest.kind)  # raises what is wrong with the row
+            prompt = "\n".join([message["content"] for message in line["prompt"]])
+            found[line["id"]] = _Row(split, prompt, line[response][0]["content"], line.get("label"))
     return found
 
 

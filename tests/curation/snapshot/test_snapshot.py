@@ -21,6 +21,7 @@ from curation.errors import SnapshotError
 from curation.snapshot import (
     Manifest,
     Snapshot,
+    content_digest,
     create_key,
     describe_signer,
     find_snapshots,
@@ -29,7 +30,10 @@ from curation.snapshot import (
     sign_folder,
     sign_snapshot,
     verify_snapshot,
+    write_snapshot,
 )
+from curation.snapshot.read import find_problems
+from curation.snapshot.write import check_splits
 from tests.conftest import ROOT
 from tests.support.snapshot_rows import draft, flip, instruction, pair, public_verify, splits_of, unlock, write
 
@@ -64,6 +68,15 @@ def test_a_signed_snapshot_loads_with_its_rows_in_canonical_order(signed: Path, 
     assert loaded.table("train").to_pylist() == expected
     assert {s: f.rows for s, f in loaded.manifest.splits.items()} == {"train": 12, "validation": 3, "test": 2}
     assert (loaded.manifest.review.simulated, loaded.manifest.protected[0].label) == (True, "code")
+
+
+def test_rows_are_checked_once_and_written_under_the_digest_of_the_check(tmp_path: Path) -> None:
+    checked = check_splits(splits_of(instruction), "instruction")
+    path = write_snapshot(tmp_path, draft(), checked, card="# Card\n")
+    assert read_manifest(path).digest.root == checked.digest == content_digest(splits_of(instruction))
+    assert find_problems(path, read_manifest(path), deep=True) == []
+    with pytest.raises(SnapshotError, match="hold instruction rows, not preference"):
+        write_snapshot(tmp_path, draft(kind="preference", version=2), checked, card="# Card\n")
 
 
 def test_preference_rows_are_what_trl_reads(tmp_path: Path, keys: tuple[Path, Path]) -> None:
