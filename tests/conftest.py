@@ -111,9 +111,10 @@ def icd10_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from curation.template import write_template
 
     def write(folder: Path) -> None:
-        write_template(folder, "icd10", offline=True, instruction=40, preference=12)
+        # The project takes its folder's name.
+        write_template(folder / "coding", "icd10", offline=True, instruction=40, preference=12)
 
-    return build_once(tmp_path_factory, "icd10", write)
+    return build_once(tmp_path_factory, "icd10", write) / "coding"
 
 
 @pytest.fixture
