@@ -476,13 +476,12 @@ def _find_or_write(workspace: Workspace, released: _Release, about: ManifestFact
 
     The folder is recorded in the workbench also if it existed: a kill may have come right after it was written.
     """
-    tables = released.tables()
-    checked = check_splits(tables, released.kind)
+    checked = check_splits(released.tables(), released.kind)
     folders = {path: version for path in find_snapshots(workspace.folder / "snapshots") if (version := _version_of(path, released.name))}
     path, note = _find_same([path for path in folders if path.name.endswith(f"-{checked.digest[:8]}")], about)
     if path is None:
         known = [s["version"] for s in reviews.list_snapshots(workspace.db) if s["name"] == released.name]
-        bias = preference_bias.describe_pairs(frozen_pairs(tables)) if released.kind == "preference" else None
+        bias = preference_bias.describe_pairs(frozen_pairs(checked.tables)) if released.kind == "preference" else None
         path = _write(workspace, released, about, checked, bias=bias, version=1 + max((*known, *folders.values()), default=0))
     manifest = read_manifest(path)
     reviews.add_snapshot(
