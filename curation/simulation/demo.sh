@@ -273,13 +273,15 @@ train compare "$sorting/runs/sft" "$uncurated/runs/sft" --json >"$demo/compariso
 
 printf '\n\033[1m# Compare planted defects with findings (the only reader of the mock provider'\''s log)\033[0m\n'
 python -m curation.simulation.scorecard "$demo"
+[[ -z ${QUICK:-} ]] || echo "With small counts the models are trained for a few steps only: what curation is worth needs \`make demo\` without QUICK."
+home=${argilla//"$here/"/}
 cat <<TXT
 
 Everything is in $(short "$demo"): summary.json, project/report.html and
 sorting/runs/sft/report.html (open them), project/snapshots, sorting/runs.
-Review by hand:   argilla-setup up --home $(short "$argilla")
-                  log in as owner; password in $(short "$argilla")/secrets.json
-                  (passwords of annotators: $(short "$argilla")/users/*.json)
+Review by hand:   argilla-setup up --home $home
+                  log in as owner; password in $home/secrets.json
+                  (passwords of annotators: $home/users/*.json)
 Your own project: curate init my-project --template blank, write the brief, export ANTHROPIC_API_KEY=…, curate run my-project
 (the commands are in $(short "$(dirname "$(command -v curate)")"))
 TXT

@@ -259,26 +259,12 @@ class ProjectState:
         texts = (forms.EDITED_COMPLETION, forms.CORRECTED)
         written = {seq: given for seq, given in answers.items() if any(one.values.get(name) for one in given for name in texts)}
         unused = {answer.response for answer in find_bulk_edits(self._submitted(written))} if written else set()
-        # Most answers of a person are one of few, which share their values: such an answer is read once.
-        plain: dict[tuple[int, str, bool], Annotation | None] = {}
         for seq, given in answers.items():
             row = self.row_by_seq.get(seq)
-            if row is None:
-                continue
-            is_alike, said = row.kind == "instruction" and seq not in written, list[Annotation]()
-            for answer in given:
-                if answer.status != "submitted" or answer.response in unused:
-                    continue
-                key = id(answer.values), answer.user, answer.simulated
-                if not is_alike:
-                    one = annotation_of(answer, row)
-                elif key in plain:
-                    one = plain[key]
-                else:
-                    one = plain[key] = annotation_of(answer, row)
-                if one is not None:
-                    said.append(one)
-            found[seq] = said  # in order of the user's name, as the answers are
+            if row is not None:
+                counted = (answer for answer in given if answer.status == "submitted" and answer.response not in unused)
+                # In order of the user's name, as the answers are.
+                found[seq] = [said for answer in counted if (said := annotation_of(answer, row)) is not None]
         return found
 
     @cached_property
