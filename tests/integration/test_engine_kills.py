@@ -67,10 +67,10 @@ def test_no_answer_is_lost_and_search_agrees_after_kills(argilla_home: RunningAr
             for n in range(kills_of("server")):
                 time.sleep(draw.uniform(0.2, 1.2))
                 kill(argilla_home, TARGETS[n % len(TARGETS)])
+            wait_for(lambda: len(answering.acknowledged) == len(records), seconds=240)
         finally:
             answering.ending.set()
             answering.join()
-        assert len(answering.acknowledged) == len(records)
         wait_for(lambda: describe_server(argilla_home.home).healthy)
         compare(argilla_home, http, made, answering)
 
