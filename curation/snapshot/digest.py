@@ -92,7 +92,10 @@ def read_rows_of(table: pa.Table, kind: Kind) -> Iterator[SnapshotRow]:
 
 
 def is_record(row: SnapshotRow, kind: Kind) -> bool:
-    """Return whether a row is plainly the record of its id. If not, `record_of` says why, at several times the cost."""
+    """Return whether a row is plainly the record of its id. If not, `record_of` says why, at several times the cost.
+
+    `snapshot.columns.plain_leaves` checks the same of a whole table.
+    """
     prompt = row["prompt"]
     answers = row["completion"] if kind == "instruction" else [*(row["chosen"] or ()), *(row["rejected"] or ())]
     if not prompt or not answers or len(answers) != (1 if kind == "instruction" else 2):
@@ -164,5 +167,6 @@ def _tree(level: Sequence[bytes]) -> bytes:
 
 
 def _next_level(level: Sequence[bytes]) -> list[bytes]:
-    paired = [hashlib.sha256(b"\x01" + level[i] + level[i + 1]).digest() for i in range(0, len(level) - 1, 2)]
+    # The shorter of the two ends the zip: an odd last node has no neighbour.
+    paired = [hashlib.sha256(b"\x01" + left + right).digest() for left, right in zip(level[::2], level[1::2], strict=False)]
     return paired + list(level[len(paired) * 2 :])

@@ -24,7 +24,8 @@ MOST_BYTES, MOST_FOLD = 256 * 1024**2, 200
 """Maximum size of a split in memory: this many bytes, or this multiple of the file's size if that is more. Real rows take 2 to 60
 times the size of their file; a file of 159 kB that expands to 4 GB takes 25,000 times.
 """
-_BATCH = 64
+_BATCH, _BATCH_BYTES = 256, 4 * 1024**3
+"""Rows read at a time: so many, and fewer where as many values as large as their whole row group would take more than these bytes."""
 
 
 def read_split(path: Path, split: Split, *, manifest: Manifest | None = None, columns: Sequence[str] | None = None) -> pa.Table:
@@ -80,8 +81,8 @@ def _parse(body: bytes, *, most: int, columns: Sequence[str] | None) -> pa.Table
         parts, taken = [schema.empty_table()], 0
         # The sizes above are what the file claims, so the rows are measured as they are read.
         for group in range(meta.num_row_groups):
-            batches = []
-            for batch in file.iter_batches(batch_size=_BATCH, row_groups=[group], columns=columns, use_threads=False):
+            batches, size = [], min(_BATCH, max(1, _BATCH_BYTES // max(1, meta.row_group(group).total_byte_size)))
+            for batch in file.iter_batches(batch_size=size, row_groups=[group], columns=columns, use_threads=False):
                 taken += batch.nbytes
                 if taken > most:
                     raise _Expands(most)
@@ -192,27 +193,38 @@ def diff_snapshots(a: Path, b: Path) -> SnapshotDiff:
     Raises:
         SnapshotError: they hold different kinds of rows.
     """
+    import pyarrow.compute as pc
+
     kinds = [read_manifest(path).kind for path in (a, b)]
     if kinds[0] != kinds[1]:
         raise SnapshotError(str(b), f"holds {kinds[1]} rows and {a} {kinds[0]} rows", "name two snapshots of one kind")
-    before, after = _rows_by_id(a), _rows_by_id(b)
-    both = sorted(set(before) & set(after))
+    before, after = _ids_of(a), _ids_of(b)
+    # Arrow's hash tables take a fraction of what sets of a million strings do.
+    there, here = (pc.index_in(one["id"], value_set=other["id"]) for one, other in ((before, after), (after, before)))
+    added, removed = after.filter(here.is_null()), before.filter(there.is_null())
+    old, new = before.filter(there.is_valid()), after.take(there.drop_null())
+    moved = pc.not_equal(old["split"], new["split"])
+    both = zip(*(table.filter(moved)[name].to_pylist() for table, name in ((old, "id"), (old, "split"), (new, "split"))), strict=True)
+    flipped = old.filter(pc.not_equal(old["chosen"], new["chosen"]))["id"].to_pylist() if kinds[0] == "preference" else []
     return SnapshotDiff(
-        added=tuple((i, after[i][0]) for i in sorted(set(after) - set(before))),
-        removed=tuple((i, before[i][0]) for i in sorted(set(before) - set(after))),
-        changed_split=tuple((i, before[i][0], after[i][0]) for i in both if before[i][0] != after[i][0]),
-        flipped=tuple(i for i in both if before[i][1] != after[i][1]),
+        added=tuple(sorted(zip(added["id"].to_pylist(), added["split"].to_pylist(), strict=True))),
+        removed=tuple(sorted(zip(removed["id"].to_pylist(), removed["split"].to_pylist(), strict=True))),
+        changed_split=tuple(sorted(both)),
+        flipped=tuple(sorted(flipped)),
     )
 
 
-def _rows_by_id(path: Path) -> dict[str, tuple[Split, str | None]]:
-    """Return for each id its split and, for a pair, the chosen text."""
-    rows: dict[str, tuple[Split, str | None]] = {}
+def _ids_of(path: Path) -> pa.Table:
+    """Return the id and split of each row and, for a pair, the chosen text."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
     manifest = read_manifest(path)
-    columns = ["id"] if manifest.kind == "instruction" else ["id", "chosen"]
+    is_pair, parts = manifest.kind == "preference", list[pa.Table]()
     for split in SPLITS:
-        table = read_split(path, split, manifest=manifest, columns=columns)
-        ids = table.column("id").to_pylist()
-        chosen = [None] * len(ids) if manifest.kind == "instruction" else [m[0]["content"] for m in table.column("chosen").to_pylist()]
-        rows |= {i: (split, text) for i, text in zip(ids, chosen, strict=True)}
-    return rows
+        table = read_split(path, split, manifest=manifest, columns=["id", "chosen"] if is_pair else ["id"])
+        columns = {"id": table["id"], "split": pa.repeat(split, table.num_rows)}
+        if is_pair:
+            columns["chosen"] = pc.struct_field(pc.list_element(table["chosen"], 0), "content")
+        parts.append(pa.table(columns))
+    return pa.concat_tables(parts)

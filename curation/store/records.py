@@ -424,6 +424,13 @@ def derived_from(db: sqlite3.Connection) -> dict[int, int]:
     return {row["seq"]: row["parent"] for row in db.execute(sql)}
 
 
+def parents_by_seq(db: sqlite3.Connection) -> dict[int, int]:
+    """Return the row that each row was first made from, by seq; rows that were made from none and erased ones are left out."""
+    sql = """SELECT o.seq, o.parent FROM origins o JOIN records r USING (seq) WHERE o.role = 'row' AND o.parent IS NOT NULL
+      AND r.erased IS NULL AND o.origin = (SELECT min(origin) FROM origins WHERE seq = o.seq AND role = 'row')"""
+    return {row["seq"]: row["parent"] for row in db.execute(sql)}
+
+
 def refresh_cells(db: sqlite3.Connection, cells: Sequence[tuple[str, str, int, bytes]]) -> tuple[int, int, int]:
     """Make the cells follow the plan; one that has been asked for or has a record stays as it is, whatever the plan says now.
 

@@ -7,22 +7,32 @@ Without it they are left out.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from curation.snapshot.columns import plain_leaves
 from curation.snapshot.digest import is_record, read_rows_of, record_of
 from curation.snapshot.manifest import Split, read_manifest
 from curation.snapshot.read import SnapshotDiff, diff_snapshots, read_split
+from curation.snapshot.write import schema_of
 from curation.store import facts, records
 from curation.views.state import ProjectState
 from curation.word_diff import mark_changes
 from curation.workspace import Workspace
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from curation.dedup.arrow_text import Array
+
 BINS = 20
 MOST_TOPICS = 12
+_LOOKED_UP = 10_000
+"""Vectors looked up at a time: most projects that lack one lack them all."""
 
 
 @dataclass(frozen=True)
@@ -95,48 +105,87 @@ def compare_snapshots(old: Path, new: Path, *, workspace: Workspace | None = Non
     Raises:
         SnapshotError: they hold different kinds of rows, or a file was changed.
     """
+    import pyarrow.compute as pc
+
     ids = diff_snapshots(old, new)
     before, after = _read(old), _read(new)
-    added, removed = dict(ids.added), {row for row, _ in ids.removed}
-    came_from = _lineage(workspace, added) if workspace else {}
-    by_prompt: dict[tuple[str, str | None], list[str]] = {}
-    for row in sorted(removed):
-        by_prompt.setdefault((before[row].prompt, before[row].label), []).append(row)
-    edited, used = list[Edit](), set[str]()
-    for row in sorted(added):
-        alike = by_prompt.get((after[row].prompt, after[row].label), [])
-        # Without the project, a response that changed under an unchanged prompt is taken for an edit where there is one such row.
-        source = next((one for one in came_from.get(row, ()) if one in removed), alike[0] if len(alike) == 1 else None)
-        if source is not None and source not in used:
-            used.add(source)
-            edited.append(Edit(source, row, after[row].split, _changes(before[source], after[row])))
-    named = [*ids.added, *ids.removed, *((row, to) for row, _, to in ids.changed_split), *((row, "") for row in ids.flipped)]
+    gone, came = _rows_of(before, {row for row, _ in ids.removed}), _rows_of(after, {row for row, _ in ids.added})
+    edited = _edits(gone, came, _lineage(workspace, came) if workspace and came else {})
+    stayed = {row for row, _, _ in ids.changed_split} | set(ids.flipped)
+    named = {**_rows_of(after, stayed), **came, **gone}
     scores = _scores(workspace) if workspace else {}
+    found = [[scores[row] for row in table["id"].to_pylist() if row in scores] if scores else [] for table in (before, after)]
     return SnapshotComparison(
         len(before),
         len(after),
-        _count([row.split for row in before.values()], [row.split for row in after.values()]),
+        _count(before["split"], after["split"]),
         ids,
-        tuple(edited),
-        {row: (after.get(row) or before[row]).prompt[:300] for row, _ in named},
-        _count([row.label for row in before.values()], [row.label for row in after.values()]),
-        _spread([len(row.response) for row in before.values()], [len(row.response) for row in after.values()]),
-        _spread([scores[row] for row in before if row in scores], [scores[row] for row in after if row in scores]),
+        edited,
+        {row: line.prompt[:300] for row, line in named.items()},
+        _count(before["label"], after["label"]),
+        _spread(*(pc.utf8_length(table["response"]).to_numpy().astype(np.int64) for table in (before, after))),
+        _spread(*map(np.array, found)),
         _topics(workspace, before, after) if workspace else (),
     )
 
 
-def _read(path: Path) -> dict[str, _Row]:
-    manifest = read_manifest(path)
-    found: dict[str, _Row] = {}
-    response = "completion" if manifest.kind == "instruction" else "chosen"
-    for split in manifest.splits:
-        for line in read_rows_of(read_split(path, split, manifest=manifest), manifest.kind):
+def _edits(gone: Mapping[str, _Row], came: Mapping[str, _Row], came_from: Mapping[str, Sequence[str]]) -> tuple[Edit, ...]:
+    """Return the added rows that took the place of a removed one.
+
+    Args:
+        gone: the removed rows by id.
+        came: the added rows by id.
+        came_from: ids that each added row was made from.
+    """
+    by_prompt: dict[tuple[str, str | None], list[str]] = {}
+    for row in sorted(gone):
+        by_prompt.setdefault((gone[row].prompt, gone[row].label), []).append(row)
+    edited, used = list[Edit](), set[str]()
+    for row in sorted(came):
+        alike = by_prompt.get((came[row].prompt, came[row].label), [])
+        # Without the project, a response that changed under an unchanged prompt is taken for an edit where there is one such row.
+        source = next((one for one in came_from.get(row, ()) if one in gone), alike[0] if len(alike) == 1 else None)
+        if source is not None and source not in used:
+            used.add(source)
+            edited.append(Edit(source, row, came[row].split, _changes(gone[source], came[row])))
+    return tuple(edited)
+
+
+def _read(path: Path) -> pa.Table:
+    """Return the id, split, prompt, response and label of every row, each of which is the record of its id.
+
+    Raises:
+        RowError: a row is not.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    manifest, parts = read_manifest(path), list[pa.Table]()
+    tables: dict[str, pa.Table] = {split: read_split(path, split, manifest=manifest) for split in manifest.splits}
+    if plain_leaves(tables, manifest.kind, schema=schema_of(manifest.kind)) is None:
+        for line in (line for table in tables.values() for line in read_rows_of(table, manifest.kind)):
             if not is_record(line, manifest.kind):
                 record_of(line, manifest.kind)  # raises what is wrong with the row
-            prompt = "\n".join([message["content"] for message in line["prompt"]])
-            found[line["id"]] = _Row(split, prompt, line[response][0]["content"], line.get("label"))
-    return found
+    for split, table in tables.items():
+        answer = pc.list_element(table["completion" if manifest.kind == "instruction" else "chosen"], 0)
+        texts = [
+            pc.binary_join(pa.ListArray.from_arrays(chunk.offsets, chunk.values.field("content")), "\n") for chunk in table["prompt"].chunks
+        ]
+        columns = [
+            table["id"], pa.repeat(split, len(table)), pa.chunked_array(texts, pa.string()), pc.struct_field(answer, "content"),
+            table["label"] if "label" in table.column_names else pa.nulls(len(table), pa.string()),
+        ]  # fmt: skip
+        parts.append(pa.table(columns, names=["id", "split", "prompt", "response", "label"]))
+    return pa.concat_tables(parts)
+
+
+def _rows_of(table: pa.Table, wanted: Collection[str]) -> dict[str, _Row]:
+    """Return some rows by id."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    some = table.filter(pc.is_in(table["id"], value_set=pa.array(list(wanted), pa.string()))) if wanted else table.slice(0, 0)
+    return {line.pop("id"): _Row(**line) for line in some.to_pylist()}
 
 
 def _changes(old: _Row, new: _Row) -> str:
@@ -144,57 +193,73 @@ def _changes(old: _Row, new: _Row) -> str:
     return "\n".join(mark_changes(a, b) for a, b in parts if a != b) or "The rejected response or the instruction changed."
 
 
-def _lineage(workspace: Workspace, wanted: Mapping[str, object]) -> dict[str, list[str]]:
+def _lineage(workspace: Workspace, wanted: Container[str]) -> dict[str, list[str]]:
     """Return the ids that each edited row was made from, the nearest first."""
-    ids = records.ids_of(workspace.db)
-    rows = {row.seq: row for kind in ("instruction", "preference") for row in records.list_rows(workspace.db, kind)}  # type: ignore[arg-type]
+    parents = records.parents_by_seq(workspace.db)
+    ids = records.ids_of(workspace.db) if parents else {}
     found: dict[str, list[str]] = {}
-    for row in rows.values():
-        if row.id not in wanted:
+    for seq in parents:
+        if ids[seq] not in wanted:
             continue
-        seen, parent = list[int](), row.parent
+        seen, parent = list[int](), parents.get(seq)
         while parent is not None and parent not in seen:
             seen.append(parent)
-            parent = rows[parent].parent if parent in rows else None
-        found[row.id] = [ids[seq] for seq in seen if seq in ids]
+            parent = parents.get(parent)
+        found[ids[seq]] = [ids[one] for one in seen if one in ids]
     return found
 
 
 def _scores(workspace: Workspace) -> dict[str, float]:
     state = ProjectState(workspace)
+    if not state.totals:
+        return {}
     ids = records.ids_of(workspace.db)
     totals = {**state.totals_of("instruction"), **state.totals_of("preference")}
     return {ids[seq]: total for seq, total in totals.items() if seq in ids}
 
 
-def _count(before: Sequence[str | None], after: Sequence[str | None]) -> tuple[Count, ...]:
+def _counter(values: pa.ChunkedArray) -> Counter[str]:
+    import pyarrow.compute as pc
+
+    return Counter({line["values"]: line["counts"] for line in pc.value_counts(values.drop_null()).to_pylist()})
+
+
+def _count(before: pa.ChunkedArray, after: pa.ChunkedArray) -> tuple[Count, ...]:
     """Count values in both versions, the largest change first; nothing where there is no value."""
-    one, two = Counter(v for v in before if v is not None), Counter(v for v in after if v is not None)
+    one, two = _counter(before), _counter(after)
     names = sorted({*one, *two}, key=lambda name: (-abs(two[name] - one[name]), name))
     return tuple(Count(name, one[name], two[name]) for name in names)
 
 
-def _spread(before: Sequence[float], after: Sequence[float]) -> Spread | None:
-    if not before or not after:
+def _spread(before: Array, after: Array) -> Spread | None:
+    if not len(before) or not len(after):
         return None
-    edges = np.histogram_bin_edges([*before, *after], BINS)
+    edges = np.histogram_bin_edges(np.concatenate([before, after]), BINS)
     counts = [tuple(int(n) for n in np.histogram(values, edges)[0]) for values in (before, after)]
     quartiles = [tuple(float(q) for q in np.percentile(values, (25, 50, 75))) for values in (before, after)]
     return Spread(tuple(float(edge) for edge in edges), counts[0], counts[1], quartiles[0], quartiles[1])  # type: ignore[arg-type]
 
 
-def _topics(workspace: Workspace, before: Mapping[str, _Row], after: Mapping[str, _Row]) -> tuple[Count, ...]:
+def _topics(workspace: Workspace, before: pa.Table, after: pa.Table) -> tuple[Count, ...]:
     """Count rows by topic of their prompt, from the vectors that the project holds; nothing where a vector is missing."""
+    import pyarrow as pa
+
     from curation.distribution.topics import find_topics
     from curation.embed import model_digest
 
-    texts = sorted({row.prompt for row in (*before.values(), *after.values())})
-    kept = facts.load_vectors(workspace.db, model_digest(workspace.project.dedup.model), set(texts))
-    if len(kept) < len(texts) or len(texts) < 2:
+    prompts = [table["prompt"].to_pylist() for table in (before, after)]
+    texts, kept = sorted({*prompts[0], *prompts[1]}), dict[str, bytes]()
+    model = model_digest(workspace.project.dedup.model)
+    for start in range(0, len(texts), _LOOKED_UP):
+        some = texts[start : start + _LOOKED_UP]
+        kept |= facts.load_vectors(workspace.db, model, some)
+        if len(kept) < start + len(some):
+            return ()
+    if len(texts) < 2:
         return ()
     vectors = np.stack([np.frombuffer(kept[text], dtype=np.float32) for text in texts])
     topics = find_topics(texts, vectors, topics=None)
     names = topics.table["name"].to_pylist()
     topic_of = {text: names[int(n)] for text, n in zip(texts, topics.of_row, strict=True)}
-    counted = _count([topic_of[row.prompt] for row in before.values()], [topic_of[row.prompt] for row in after.values()])
-    return counted[:MOST_TOPICS]
+    counted = [pa.chunked_array([[topic_of[text] for text in some]], pa.string()) for some in prompts]
+    return _count(*counted)[:MOST_TOPICS]

@@ -339,9 +339,9 @@ class ProjectState:
 
     def totals_of(self, kind: Kind) -> dict[int, float]:
         """Return the total of each scored row of a kind by seq; a pair has the total of the response meant to be better."""
-        totals, rows = self.totals, self.rows[kind]
-        if not totals:
+        if not (totals := self.totals):
             return {}
+        rows = self.rows[kind]
         if kind == "instruction":
             scored = {row.seq: totals[row.seq] for row in rows if row.seq in totals}
         else:
