@@ -28,6 +28,8 @@ _BLOCKS = 8
 # Rows below which starting threads costs more than it saves.
 _FEW = 64
 
+_threads: int | None = None
+
 
 class RowBytes(NamedTuple):
     """Rows as a compiled loop takes them. A loop must not outlive the `Rows` that own the memory."""
@@ -143,6 +145,12 @@ def with_texts(rows: Rows, changed: Mapping[int, str]) -> Rows:
     return replace(rows, addresses=addresses, sizes=sizes, is_normalized=is_normalized, owners=(*rows.owners, buffer))
 
 
+def use_threads(n: int) -> None:
+    """Let `spread` use so many threads in this process; by default as many as it has cores."""
+    global _threads
+    _threads = n
+
+
 def spread(kernel: Callable[..., Any], n: int, *arguments: Any) -> None:
     """Run kernel(start, stop, *arguments) over range(n) on every core that this process may use.
 
@@ -152,7 +160,7 @@ def spread(kernel: Callable[..., Any], n: int, *arguments: Any) -> None:
         arguments: further arguments of the loop.
     """
     # sched_getaffinity respects taskset and container limits; macOS does not have it.
-    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    threads = _threads or (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
     if threads == 1 or n < _FEW:
         kernel(0, n, *arguments)
         return

@@ -30,6 +30,7 @@ SCORES = LEAKS.append(pa.field("is_leak", pa.bool_())).append(pa.field("is_uncer
 # Share of a long item that a span must hold, unless it is the whole row.
 SPAN_SHARE = 0.5
 _BLOCK = 2048
+NO_MATCH = ItemMatch(0, "none", 0.0, "", False)
 
 
 class Item(NamedTuple):
@@ -138,7 +139,7 @@ class LeakScreen:
         """Compare every row with the items; arguments as for `score`. The cuts are not applied: all rows may lower them first."""
         rows = readable_rows(texts)
         checked_length(labels, len(rows), "labels")
-        found = [ItemMatch(0, "none", 0.0, "", False)] * len(rows)
+        found = [NO_MATCH] * len(rows)
         if self.scanner is None or not len(rows):
             return Matches(found, {})
         # Copied words first: they are certain, and rows with a copy need no further layer.

@@ -74,6 +74,10 @@ class ParaphraseMatch(NamedTuple):
     """Margin of the best other item of the suite, over all pieces of the row; -inf if there is none."""
 
 
+MARGINS = (("margin", float), ("second", float), ("item", int), ("suite", int))
+"""Fields of a match that lower the cuts, in the order of `ParaphraseDetector.lower_cuts_by`, and their types."""
+
+
 class _Comparison(NamedTuple):
     """Pieces compared with their candidates; all arrays are (pieces, candidates)."""
 
@@ -183,8 +187,7 @@ class ParaphraseDetector:
             found: the nearest item of each compared row.
             n_rows: all rows that were screened.
         """
-        names = (("margin", float), ("second", float), ("item", int), ("suite", int))
-        self.lower_cuts_by(*(np.array([getattr(match, name) for match in found], kind) for name, kind in names), n_rows=n_rows)
+        self.lower_cuts_by(*(np.array([getattr(match, name) for match in found], kind) for name, kind in MARGINS), n_rows=n_rows)
 
     def lower_cuts_by(self, best: Array, second: Array, item: Array, of_suite: Array, *, n_rows: int) -> None:
         """Lower the cuts as `lower_cuts` does, by columns of matches.

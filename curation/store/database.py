@@ -26,6 +26,8 @@ Database = sqlite3.Connection
 _LOST = "seedcorn: the lock was lost"
 LOCK_SECONDS = 60
 """Seconds after which a lock without a heartbeat is free."""
+HEARTBEAT = "heartbeat"
+"""Name of the thread that renews a lock."""
 
 
 @contextmanager
@@ -77,7 +79,7 @@ def hold_lock(db: Database, name: str, *, wait_s: float = 0.0) -> Iterator[None]
     ended = threading.Event()
     # The thread opens the file itself: a connection of sqlite3 belongs to the thread that made it.
     file = db.execute("PRAGMA database_list").fetchone()["file"]
-    beat = threading.Thread(target=_beat, args=(file, name, owner, ended), daemon=True)
+    beat = threading.Thread(target=_beat, args=(file, name, owner, ended), name=HEARTBEAT, daemon=True)
     beat.start()
     fence = _put_up_fence(db, name, owner)
     try:

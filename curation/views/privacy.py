@@ -11,7 +11,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from curation.records import InstructionRecord, Record, all_texts, record_id
 from curation.store import facts, records, runs
 from curation.store.facts import Finding
 from curation.store.records import Origin, Row
+from curation.views.processes import count_processes, in_processes
 from curation.views.state import ProjectState
 from curation.workspace import Workspace
 
@@ -71,21 +72,28 @@ def pii_findings(
     keys, is_known = known_clear(workspace, rows, digest)
     has_pii = np.zeros(len(rows), np.bool_)
     unknown = np.flatnonzero(~is_known).tolist()
-    for start in range(0, len(unknown), _EVERY):
-        batch = unknown[start : start + _EVERY]
-        read = [all_texts(rows[n].body) for n in batch]
-        owners = [n for n, texts in zip(batch, read, strict=True) for _ in texts]
-        by_row: dict[int, list[Found]] = {}
-        for place, spans in find_spans([text for texts in read for text in texts], search).items():
-            by_row.setdefault(owners[place], []).extend(spans)
-        for n, spans in by_row.items():
-            found.append(Finding(rows[n].seq, "screen", FindingKind.PII, settings.action != "flag", evidence=_evidence(spans)))
-            has_pii[n] = True
+    batches = [unknown[start : start + _EVERY] for start in range(0, len(unknown), _EVERY)]
+    bodies = ([rows[n].body for n in batch] for batch in batches)
+    searched = in_processes(partial(_search, search=search), bodies, processes=count_processes(len(unknown)), what="curate screen")
+    for batch, evidence in zip(batches, searched, strict=True):
+        for place, words in evidence.items():
+            found.append(Finding(rows[batch[place]].seq, "screen", FindingKind.PII, settings.action != "flag", evidence=words))
+            has_pii[batch[place]] = True
         if notify:
             notify(batch[-1] + 1)
     if keep and not is_known.all():
         facts.replace_searched(workspace.db, digest, keys[~has_pii].tobytes())
     return found
+
+
+def _search(bodies: Sequence[bytes], *, search: PiiSearch) -> dict[int, str]:
+    """Return the evidence of each record that holds PII, by position."""
+    read = [all_texts(body) for body in bodies]
+    owners = [place for place, texts in enumerate(read) for _ in texts]
+    found: dict[int, list[Found]] = {}
+    for n, spans in find_spans([text for texts in read for text in texts], search).items():
+        found.setdefault(owners[n], []).extend(spans)
+    return {place: _evidence(spans) for place, spans in found.items()}
 
 
 def known_clear(

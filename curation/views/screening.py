@@ -10,24 +10,30 @@ import json
 from collections import Counter
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow.compute as pc
 
 from curation.config.gates import TableCheck
 from curation.dedup import find_conflicts
+from curation.dedup.arrow_text import Array
 from curation.embed import reads_many_languages
 from curation.findings import FindingKind, check_kind
 from curation.leakage import OperatingPoint
-from curation.leakage.detector import LeakScreen
+from curation.leakage.detector import NO_MATCH, LeakScreen, Matches
 from curation.leakage.features import Encoder
 from curation.leakage.judge import Doubt
 from curation.leakage.ngrams import word_counts, words
+from curation.leakage.paraphrase import MARGINS, ParaphraseMatch
+from curation.leakage.reference import ItemMatch
+from curation.records import read_texts
 from curation.store.facts import Finding
 from curation.store.records import Row
 from curation.validate.label_errors import Suspect, find_label_errors, reason_to_skip
 from curation.validate.rules import check_rows
 from curation.views.privacy import pii_findings
+from curation.views.processes import count_processes, in_processes
 from curation.views.protected import ProtectedItems
 from curation.views.runs import ScreenDetail
 from curation.views.screen_cache import add_seen, find_seen, keys_of, screen_model, screening_digest
@@ -35,6 +41,11 @@ from curation.views.vectors import vectors_of
 from curation.workspace import Workspace, checked_answer, label_of, load_cells, load_table
 
 _BATCH = 50_000
+"""Rows by which the cuts are lowered at a time."""
+_PART = 5_000
+"""Rows that a process compares at a time."""
+_ROUNDING = 0.001
+"""Cuts of an earlier screen are rounded to three digits."""
 
 SHORT_ANSWER = 8
 """Words from which an answer is compared with protected prompts. A label or a shorter answer equals one by chance: the class
@@ -42,6 +53,10 @@ SHORT_ANSWER = 8
 
 LEAST_COPIED = 4
 """Words that a protected text needs to count as copied into an answer: "pending transfer" in an answer is its subject."""
+
+
+IN_ANSWER, WITH_ANSWER = "In the answer: ", "In the answer, compared with a protected answer: "
+"""Words before the evidence of a leak in an answer."""
 
 
 @dataclass(frozen=True)
@@ -92,12 +107,19 @@ def leak_findings(
         last = ScreenDetail.latest(workspace.db, "screen")
         if last and last.operating_point and last.operating_point.digest == digest.hex():
             score.prompts.resume(tuple(last.operating_point.points.values()))
+        # An encoder reads and writes the vectors of the workbench, and is fast only on many texts.
+        size, processes = (_PART, count_processes(len(unseen))) if _encoder(workspace) is None else (_BATCH, 1)
+        parts = (unseen[start : start + size].tolist() for start in range(0, len(unseen), size))
+        values = (_Part([rows[n].body for n in part], [labels[n] for n in part]) for part in parts)
+        compared = in_processes(score.compare, values, processes=processes, what="curate screen")
         for start in range(0, len(unseen), _BATCH):
-            batch = unseen[start : start + _BATCH].tolist()
-            some, doubtful = score.find([rows[n] for n in batch], [labels[n] for n in batch])
+            batch, own = unseen[start : start + _BATCH].tolist(), list[_Compared]()
+            while (done := sum(part.rows for part in own)) < len(batch):
+                own.append(next(compared))
+                if notify:
+                    notify(len(rows) - len(unseen) + start + done + own[-1].rows)
+            some, doubtful = score.find([rows[n] for n in batch], own)
             found, doubts = found + some, doubts | doubtful
-            if notify:
-                notify(len(rows) - len(unseen) + start + len(batch))
         points = score.prompts.operating_points
     if run is not None:
         gone = {finding.seq for finding in found}
@@ -113,6 +135,28 @@ def allowed_texts(workspace: Workspace) -> list[str]:
     return sorted(texts)
 
 
+class _Part(NamedTuple):
+    """Rows that one process compares."""
+
+    bodies: Sequence[bytes]
+    """`Row.body` of each row."""
+    labels: Sequence[str | None]
+
+
+class _Compared(NamedTuple):
+    """What rows have in common with the protected sets before the cuts of paraphrases are applied; rows count from the part's first."""
+
+    rows: int
+    certain: Mapping[int, ItemMatch]
+    """By row, a leak that no cut decides, or a match of the reference texts that is just below its threshold."""
+    near: Mapping[int, ParaphraseMatch]
+    """By row, the nearest item where it may be a leak or doubtful under any cut."""
+    margins: Sequence[Array]
+    """Columns of `lower_cuts_by` over all rows near an item."""
+    answers: Sequence[tuple[dict[str, Any], str]]
+    """Leaks in answers, with the words that say what was compared."""
+
+
 @dataclass(frozen=True)
 class _Scorer:
     """The protected sets, indexed for each text that is compared with them."""
@@ -126,32 +170,68 @@ class _Scorer:
     answers: LeakScreen | None
     """Protected answers, where a set names them."""
 
-    def find(self, rows: Sequence[Row], labels: Sequence[str | None]) -> tuple[list[Finding], dict[int, Doubt]]:
-        """Return the leaks among the rows, one a row and its prompt's first, and the rows just below the cut."""
-        given = labels if self.has_labels else None
-        asked, answered = zip(*(row.texts for row in rows), strict=True)
+    def compare(self, part: _Part) -> _Compared:
+        """Compare rows with the protected sets; no row depends on another one."""
+        given = part.labels if self.has_labels else None
+        asked, responses = zip(*map(read_texts, part.bodies), strict=True)
+        answered = ["\n\n".join(own) for own in responses]
+        matches = self.prompts.match(asked, labels=given)
+        columns = [np.array([getattr(one, name) for one in matches.near.values()], kind) for name, kind in MARGINS]
+        scales = [scale for _, _, scale in self.prompts.detector.suites] if self.prompts.detector else []
+        least = [min(scale.loose - scale.cut, 0.0) - _ROUNDING for scale in scales]
+        near = {row: one for row, one in matches.near.items() if one.ratio or one.margin > least[one.suite]}
+        certain = {row: one for row, one in enumerate(matches.found) if one.is_leak or (one.is_uncertain and row not in matches.near)}
+        return _Compared(len(asked), certain, near, columns, self._compare_answers(answered, part.labels, given))
+
+    def _compare_answers(
+        self, answered: Sequence[str], labels: Sequence[str | None], given: Sequence[str | None] | None
+    ) -> list[tuple[dict[str, Any], str]]:
         short = _are_short(answered, labels)
-        prompts = self.prompts.score(asked, labels=given)
-        texts: dict[str, Sequence[str]] = {items.name: items.texts for items in self.protected}
-        lines = [(line, texts, "") for line in prompts.filter(prompts["is_leak"]).to_pylist()]
         # An answer names what it is about, so in answers only copied text counts.
         long = ["" if is_short else answer for answer, is_short in zip(answered, short, strict=True)]
-        lines += [(line, texts, "In the answer: ") for line in _copied(self.copied, long, given, texts)]
+        texts: dict[str, Sequence[str]] = {items.name: items.texts for items in self.protected}
+        lines = [(line, IN_ANSWER) for line in _copied(self.copied, long, given, texts)]
         if self.answers is not None:
             theirs: dict[str, Sequence[str]] = {items.name: items.answers for items in self.protected}
             lines += [
-                (line, theirs, "In the answer, compared with a protected answer: ")
+                (line, WITH_ANSWER)
                 for line in _copied(self.answers, answered, None, theirs)
                 if not short[line["row"]] or line["kind"] == "exact"
             ]
+        return lines
+
+    def find(self, rows: Sequence[Row], parts: Sequence[_Compared]) -> tuple[list[Finding], dict[int, Doubt]]:
+        """Return the leaks among compared rows, one a row and its prompt's first, and the rows just below the cut."""
+        texts: dict[str, Sequence[str]] = {items.name: items.texts for items in self.protected}
+        theirs: dict[str, Sequence[str]] = {items.name: items.answers for items in self.protected}
+        starts = np.cumsum([0, *(part.rows for part in parts)]).tolist()
+        prompts = self._settle(parts, starts)
+        lines = [(line, texts, "") for line in prompts if line["is_leak"]]
+        for wanted, shown in ((IN_ANSWER, texts), (WITH_ANSWER, theirs)):
+            for start, part in zip(starts, parts, strict=False):
+                lines += [({**line, "row": start + line["row"]}, shown, where) for line, where in part.answers if where == wanted]
         found: dict[int, Finding] = {}
         for line, shown, where in lines:
             row = rows[line["row"]]
             found.setdefault(row.seq, _leak(row, {**line, "evidence": where + line["evidence"]}, shown))
         labelled = {items.name for items in self.protected if items.suite.label}
-        doubtful = [line for line in prompts.filter(prompts["is_uncertain"]).to_pylist() if rows[line["row"]].seq not in found]
+        doubtful = [line for line in prompts if line["is_uncertain"] and rows[line["row"]].seq not in found]
         doubts = {row.seq: _doubt(row, line, texts, line["suite"] in labelled) for line in doubtful for row in [rows[line["row"]]]}
         return list(found.values()), doubts
+
+    def _settle(self, parts: Sequence[_Compared], starts: Sequence[int]) -> list[dict[str, Any]]:
+        """Lower the cuts by all rows of the parts and apply them; returns the leaks and doubtful rows as lines of `LeakScreen.score`."""
+        if self.prompts.detector:
+            columns = (np.concatenate(own) for own in zip(*(part.margins for part in parts), strict=True))
+            self.prompts.detector.lower_cuts_by(*columns, n_rows=starts[-1])
+        places = sorted(
+            (start + row, part, row) for start, part in zip(starts, parts, strict=False) for row in part.certain.keys() | part.near
+        )
+        found = [part.certain.get(row, NO_MATCH) for _, part, row in places]
+        near = {n: part.near[row] for n, (_, part, row) in enumerate(places) if row in part.near}
+        scores = self.prompts.settle(Matches(found, near))
+        kept = scores.filter(pc.or_(scores["is_leak"], scores["is_uncertain"])).to_pylist()
+        return [{**line, "row": places[line["row"]][0]} for line in kept]
 
 
 def _scorer(workspace: Workspace, protected: Sequence[ProtectedItems], allowed: Sequence[str], *, has_labels: bool) -> _Scorer:

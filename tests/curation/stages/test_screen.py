@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import random
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -207,3 +209,22 @@ def test_gate_that_empties_a_class_or_drops_too_many_rows_raises_alarms(tmp_path
         ("look", large),
         ("look", emptied),
     }
+
+
+def test_forked_processes_find_what_one_process_finds(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    suite = questions(130, seed=1)
+    others = questions(5_200, seed=2)
+    texts = [f"{text} {suite[n % 130]}" if n % 400 == 7 else text for n, text in enumerate(others)]
+    texts = [f"{text} Write to rose.{n}@acme.co.uk." if n % 500 == 3 else text for n, text in enumerate(texts)]
+    bring_in(project, texts)
+    found = []
+    for cores in ({0}, {0, 1}):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _, cores=cores: cores)
+        folder = project.with_name(f"cores{len(cores)}")
+        shutil.copytree(project, folder)
+        result = stages.screen(folder)
+        with open_store(folder) as db:
+            lines = [tuple(line) for line in db.execute("SELECT * FROM findings ORDER BY seq, kind, item")]
+        found.append((lines, result))
+    assert found[0] == found[1]
+    assert {kind for _, _, _, kind, *_ in found[0][0]} >= {"leak_contained", "pii"}

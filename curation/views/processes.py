@@ -1,0 +1,98 @@
+"""Work over ranges of rows in forked processes, which see everything that this process has loaded."""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
+
+from curation.dedup import arrow_text
+from curation.errors import ProjectError
+from curation.store.database import HEARTBEAT
+
+Part = TypeVar("Part")
+Result = TypeVar("Result")
+
+FEW = 5_000
+"""Rows below which starting processes costs more than it saves."""
+
+_work: Callable[[Any], Any]
+"""The work of a forked process."""
+
+
+def count_processes(rows: int) -> int:
+    """Return the number of processes that work on so many rows: one for each core that this process may use.
+
+    One where a fork does not pay, where the system is not Linux, and where another thread may hold a lock at the fork. The thread that
+    shows that a stage is alive is no such thread: it holds nothing that a child uses.
+    """
+    if rows < FEW or sys.platform != "linux" or threading.current_thread() is not threading.main_thread():
+        return 1
+    if any(thread.name != HEARTBEAT for thread in threading.enumerate() if thread is not threading.main_thread()):
+        return 1
+    return min(len(os.sched_getaffinity(0)), 8)
+
+
+def in_processes(work: Callable[[Part], Result], parts: Iterable[Part], *, processes: int, what: str) -> Iterator[Result]:
+    """Yield the result of each part in order. A few parts more than there are processes are read ahead.
+
+    Args:
+        work: pure function of a part; it must use neither the database nor a model.
+        parts: values that can be pickled, as the results must be.
+        processes: number of processes; with 1 no process is forked.
+        what: the command, for the error.
+
+    Raises:
+        ProjectError: a process was killed.
+    """
+    if processes == 1:
+        yield from map(work, parts)
+        return
+    import multiprocessing
+    from concurrent.futures import Future, ProcessPoolExecutor
+    from concurrent.futures.process import BrokenProcessPool
+
+    # By fork, `work` and all it holds reach the process without a copy.
+    pool = ProcessPoolExecutor(processes, multiprocessing.get_context("fork"), initializer=_begin, initargs=(work,))
+    waiting = deque[Future[Result]]()
+    try:
+        for part in parts:
+            waiting.append(pool.submit(_run, part))
+            if len(waiting) > 2 * processes:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    except BrokenProcessPool as error:
+        fact = "lost a process that it had started (killed, or out of memory); the results of this run were not stored"
+        raise ProjectError(what, fact, "run again; with less memory, taskset -c 0 makes it work in one process") from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _begin(work: Callable[[Any], Any]) -> None:
+    """Prepare a forked process: one thread, no collection of the parent's objects, and an end when the parent ends."""
+    global _work
+    _work = work
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    arrow_text.use_threads(1)
+    # Collecting would write to every object of the parent, and so copy its memory.
+    gc.freeze()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    import multiprocessing
+
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+def _run(part: Any) -> Any:
+    return _work(part)
