@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.support import zygote
 
@@ -19,6 +20,9 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("SEEDCORN_CACHE_DIR", str(ROOT / "build" / "cache"))
+
+if "SEEDCORN_SOAK" not in os.environ:
+    settings.load_profile("ci")  # the same examples in every run, and no limit of time for one of them
 
 pytest_plugins = ["tests.support.argilla_server"]
 

@@ -205,7 +205,7 @@ def test_a_killed_child_is_started_again_and_the_others_stay(home: Home) -> None
     before = [child.process.pid for child in keeper.children if child.process]
     assert read_processes(home) is not None and len(find_processes(home)) == 2
     psutil.Process(before[0]).kill()
-    until = time.monotonic() + 10
+    until = time.monotonic() + 60
     while (time.monotonic() < until and len(find_processes(home)) < 2) or keeper.children[0].crashes == 0:
         keeper.start()
         time.sleep(0.05)
@@ -217,20 +217,20 @@ def test_a_killed_child_is_started_again_and_the_others_stay(home: Home) -> None
 
 def test_a_child_that_keeps_falling_is_started_ever_later(home: Home) -> None:
     keeper = make_supervisor(home, [sys.executable, "-c", "raise SystemExit(3)"])
-    waits, until = [], time.monotonic() + 20
-    while len(waits) < 3 and time.monotonic() < until:
-        keeper.start()
-        child = keeper.children[0]
-        if child.crashes > len(waits):
-            waits.append(child.not_before - time.monotonic())
-        time.sleep(0.02)
+    child, until = keeper.children[0], time.monotonic() + 120
+    for crashes, wait in enumerate((0.5, 1.0, 2.0), start=1):
+        while child.crashes < crashes and time.monotonic() < until:
+            before = time.monotonic()
+            keeper.start()
+            after = time.monotonic()
+            time.sleep(0.02)
+        assert before + wait <= child.not_before <= after + wait  # the supervisor looked at its clock between the two
     keeper.stop()
-    assert waits == pytest.approx([0.5, 1.0, 2.0], abs=0.2)
 
 
 def test_a_child_that_was_asked_to_end_has_not_fallen(home: Home) -> None:
     """`doctor --fix` ends the web server so that it starts anew; three repairs are no loop."""
-    keeper, until = make_supervisor(home, SLEEP), time.monotonic() + 20
+    keeper, until = make_supervisor(home, SLEEP), time.monotonic() + 60
     keeper.start()
     child, before = keeper.children[0], keeper.children[0].process
     assert before is not None
@@ -253,7 +253,7 @@ def test_down_finds_the_children_of_a_dead_supervisor(home: Home) -> None:
     done = command_line.run("argilla_setup", "down", "--home", home.folder, "--json")
     assert json.loads(done.stdout) == {"stopped": 2}
     for child in keeper.children:
-        assert child.process is not None and child.process.wait(timeout=5) != 0
+        assert child.process is not None and child.process.wait(timeout=60) != 0
     assert find_processes(home) == []
 
 
@@ -319,7 +319,7 @@ def test_a_home_moved_while_its_server_runs_is_named_and_can_be_stopped(home: Ho
         # The supervisor is this process, which `down` would end: only its child is left to it.
         moved.processes_file.unlink()
         assert json.loads(ended(0, "down", "--home", moved.folder, "--json").stdout) == {"stopped": 1}
-        assert child.process.wait(timeout=5) != 0
+        assert child.process.wait(timeout=60) != 0
     finally:
         keeper.stop()
 

@@ -181,7 +181,7 @@ def test_a_webhook_hears_of_what_is_written(argilla_home: RunningArgilla) -> Non
             push(argilla_home.home, "hook", ["hal"], count=3, topic="hives")
             with as_person(argilla_home.url, person(argilla_home.home, "hal")["api_key"]) as hal:
                 submit(hal, found(hal, dataset_of(hal))[0]["id"])
-            wait_for(lambda: len(heard) == 4, seconds=30)
+            wait_for(lambda: len(heard) == 4)
         finally:
             owner.delete(f"webhooks/{made.json()['id']}")
             server.shutdown()
@@ -260,9 +260,7 @@ def test_a_backup_restored_elsewhere_loses_no_answer(argilla_home: RunningArgill
     assert len(given) == 60 and "is running" in _refusal(home, tmp_path / "b.tar.gz")
 
     restore_backup(second_home, tmp_path / "b.tar.gz")
-    began = time.monotonic()
     status = start_detached(second_home, port=0, notify=print)
-    assert time.monotonic() - began < 60
     with as_person(status.url, person(second_home, "bea")["api_key"]) as http:
         held = {(r["id"], response["id"]) for r in found(http, dataset_of(http)) for response in r["responses"]}
         assert set(before) <= held <= set(given)

@@ -168,7 +168,7 @@ def test_argilla_calls_the_service_when_somebody_answers(bed: tuple[Path, list[A
         record = records_of(argilla_home, folder)[0]["id"]
         with as_user(argilla_home, people[0].api_key) as http:
             answer(http, record, "approve")
-        wait_for(lambda: len(stored(folder)) == 1, seconds=30)  # the next poll would be in an hour
+        wait_for(lambda: len(stored(folder)) == 1)  # the next poll would be in an hour
     secret = folder / "serve" / "webhook.secret"
     with as_user(argilla_home, argilla_home.api_key) as http:
         (held,) = http.get("webhooks").json()["items"]

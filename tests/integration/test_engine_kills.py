@@ -67,7 +67,7 @@ def test_no_answer_is_lost_and_search_agrees_after_kills(argilla_home: RunningAr
             for n in range(kills_of("server")):
                 time.sleep(draw.uniform(0.2, 1.2))
                 kill(argilla_home, TARGETS[n % len(TARGETS)])
-            wait_for(lambda: len(answering.acknowledged) == len(records), seconds=240)
+            wait_for(lambda: len(answering.acknowledged) == len(records))
         finally:
             answering.ending.set()
             answering.join()
@@ -79,8 +79,8 @@ def kill(argilla: RunningArgilla, name: str) -> None:
     """End one of the server's processes and wait until the supervisor has it up again."""
     before = describe_server(argilla.home).processes[name]
     psutil.Process(before).kill()
-    wait_for(lambda: describe_server(argilla.home).processes.get(name) not in (None, before), seconds=240)
-    wait_for(lambda: describe_server(argilla.home).healthy, seconds=240)
+    wait_for(lambda: describe_server(argilla.home).processes.get(name) not in (None, before))
+    wait_for(lambda: describe_server(argilla.home).healthy)
 
 
 def compare(argilla: RunningArgilla, http: httpx.Client, made: Any, answering: Answering) -> None:

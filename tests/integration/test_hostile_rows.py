@@ -247,6 +247,8 @@ def read_at_once(page: Any, address: str, count: int, *, rich: bool = False) -> 
     if rich:
         rows = page.frame_locator(".record--bulk .custom_field_component iframe")
         return [list(rows.nth(number).locator("#row").evaluate(READ_RAW)) for number in range(count)]
+    areas = ".record .text_field_component .content-area > :first-child"
+    page.wait_for_function("([areas, count]) => document.querySelectorAll(areas).length >= count", arg=[areas, 2 * count])
     shown = page.evaluate(READ)["fields"]
     return [shown[first : first + 2] for first in range(0, len(shown), 2)]
 
@@ -263,13 +265,14 @@ def walk(page: Any, count: int, *, rich: bool = False) -> list[dict[str, Any]]:
         page.wait_for_function("said => document.body.textContent.replace(/\\s+/g, ' ').includes(said)", arg=said)
         page.wait_for_function("() => document.querySelector('#contentId')?.textContent.length > 1")
         page.wait_for_timeout(60)  # what a payload starts must have time to run
-        shown = page.evaluate(READ)
-        if rich:
-            row_text(page, "completion")
-            shown["fields"] = page.frame_locator(".record iframe").locator("#row").evaluate(READ_RAW)
-            while seen and shown["fields"] == seen[-1]["fields"]:  # the frame of the record before
-                page.wait_for_timeout(20)
+        while True:
+            shown = page.evaluate(READ)
+            if rich:
+                row_text(page, "completion")
                 shown["fields"] = page.frame_locator(".record iframe").locator("#row").evaluate(READ_RAW)
+            if not seen or not any(shown[part] == seen[-1][part] for part in ("fields", "edited")):
+                break
+            page.wait_for_timeout(20)  # a part of the record before is still there
         seen.append(shown)
         page.keyboard.press("ArrowRight")
     return seen
@@ -354,9 +357,10 @@ def test_each_layer_alone_stops_every_payload(
     with page_with(context, policy=policy, literal=literal) as page:
         page.goto(f"{argilla_home.url}/dataset/{dataset}/annotation-mode?page=1~100&status=pending")
         if layer == "neither":  # The payloads approve the records, which then leave the page: wait for them instead.
-            for _ in range(100):
+            for _ in range(1000):
                 page.wait_for_timeout(200)
-                if len(listener.ran()) >= 15 and any(item["responses"] for item in stored(review, dataset).values()):
+                answered = any(item["responses"] for item in stored(review, dataset).values())
+                if len(listener.ran()) >= 15 and answered and any("eyJ" in path for path in listener.asked):
                     break
         else:
             page.locator(".record--bulk").first.wait_for(state="attached")

@@ -155,7 +155,7 @@ def test_ctrl_c_waits_for_what_is_on_its_way_and_says_where_it_stopped(bought: B
     with running("curation", "generate", str(project), folder=tmp_path / "stopped") as process:
         wait_for(lambda: log.bought().total() >= total // 4, process)
         process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=60) == 130
+        assert process.wait(timeout=240) == 130
     said, calls = (tmp_path / "stopped" / "stderr").read_text(), read_calls(project, "generate")
     assert f"topped after {len(calls.answered)} of {total} answers" in said and "run the same command again" in said
     assert "Traceback" not in said and 0 < len(calls.answered) < total

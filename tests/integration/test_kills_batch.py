@@ -134,7 +134,7 @@ def test_two_processes_on_one_project_share_the_work_and_pay_once(undisturbed: U
     command = ("curation", "generate", str(project), "--json")
     with served(project, tmp_path / "log") as log:
         with running(*command, folder=tmp_path / "a") as first, running(*command, folder=tmp_path / "b") as second:
-            deadline = time.monotonic() + 120
+            deadline = time.monotonic() + 500
             codes = [process.wait(timeout=deadline - time.monotonic()) for process in (first, second)]
         assert codes == [0, 0], [(tmp_path / name / "stderr").read_text() for name in "ab"]
         bought = RequestLog(log / "requests.jsonl", 0).bought() + batched(log)

@@ -77,6 +77,6 @@ def test_rows_are_selected_on_the_map_and_labels_decided_by_keys(served: tuple[B
     page.fill("[name=label]", LABELS[1])
     page.once("dialog", lambda dialog: dialog.accept())
     page.get_by_role("button", name="Relabel").click()
-    expect(page.locator(".verdict.dropped")).to_have_count(1, timeout=30_000)
+    expect(page.locator(".verdict.dropped")).to_have_count(1)
     assert bed.rows()[-1].label == LABELS[1]
     assert errors == []

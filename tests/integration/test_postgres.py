@@ -89,7 +89,7 @@ def stores() -> Iterator[Stores]:
         try:
             running.append(subprocess.Popen([postgres, "-D", str(data / "db"), *settings], **quiet, **identity))  # type: ignore[call-overload]
             running.append(subprocess.Popen([redis, str(config)], **quiet))  # type: ignore[call-overload]
-            wait_for(lambda: all(listens_on(port) for port in ports), seconds=30)
+            wait_for(lambda: all(listens_on(port) for port in ports), seconds=240)
             create_database(ports[0], password)
             database = f"postgresql://argilla:{password}@127.0.0.1:{ports[0]}/argilla"
             yield Stores(database, f"redis://:{password}@127.0.0.1:{ports[1]}/0", password)
@@ -97,7 +97,7 @@ def stores() -> Iterator[Stores]:
             for process in running:
                 process.terminate()
             for process in running:
-                process.wait(timeout=20)
+                process.wait(timeout=120)
 
 
 def listens_on(port: int) -> bool:
@@ -106,7 +106,7 @@ def listens_on(port: int) -> bool:
 
 def create_database(port: int, password: str) -> None:
     command = [find_tool("createdb"), "-h", "127.0.0.1", "-p", str(port), "-U", "argilla", "argilla"]
-    until = time.monotonic() + 20
+    until = time.monotonic() + 120
     while subprocess.run(command, env=os.environ | {"PGPASSWORD": password}, capture_output=True, check=False).returncode:
         assert time.monotonic() < until, "Postgres does not take connections"
         time.sleep(0.3)

@@ -60,7 +60,7 @@ def test_log_in_and_submit_by_https(argilla_home: RunningArgilla, proxy: tuple[s
     push(argilla_home.home, "tls", ["tess"], count=3, topic="tetany")
     account = person(argilla_home.home, "tess")
     trust = ssl.create_default_context(cafile=str(certificate))
-    with httpx.Client(base_url=f"{url}/api/v1/", verify=trust, timeout=30) as http:
+    with httpx.Client(base_url=f"{url}/api/v1/", verify=trust, timeout=120) as http:
         login = http.post("token", data={"username": "tess", "password": account["password"]})
         assert login.status_code == 201 and "max-age=" in login.headers["strict-transport-security"]
         http.headers["Authorization"] = f"Bearer {login.json()['access_token']}"

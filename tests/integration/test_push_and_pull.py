@@ -108,7 +108,7 @@ def next_of(folder: Path) -> str:
     return stages.status(folder).notes[-1].removeprefix("Next: ").split()[1]
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
+def wait_for(condition: Callable[[], bool], seconds: float = 240) -> None:
     until = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < until, "waited in vain"

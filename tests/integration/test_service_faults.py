@@ -74,7 +74,7 @@ def test_a_killed_service_loses_no_change_and_makes_none_twice(tmp_path: Path) -
             last = http.get("/api/jobs").json()[0]
             if last["state"] == "interrupted":
                 assert http.post(f"/api/jobs/{last['id']}/restart").json()["stage"] == "decide"
-            end = time.monotonic() + 60
+            end = time.monotonic() + 240
             while http.get("/api/jobs").json()[0]["state"] not in ("done", "interrupted"):
                 assert time.monotonic() < end
                 time.sleep(0.1)
@@ -102,7 +102,7 @@ def test_two_services_and_a_command_share_a_project(tmp_path: Path) -> None:
                 stages.override(bed.folder, row.id, action="drop", reason=f"r{row.seq}")
             for thread in threads:
                 thread.join()
-            end = time.monotonic() + 90
+            end = time.monotonic() + 240
             while {job["state"] for job in http.get("/api/jobs").json()} != {"done"}:
                 assert time.monotonic() < end, http.get("/api/jobs").json()
                 time.sleep(0.1)

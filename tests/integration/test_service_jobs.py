@@ -63,7 +63,6 @@ def page(owner: dict[str, Any], browser: Any, service: tuple[str, str]) -> Itera
     """A page of the owner's; nothing on it may end in an error."""
     context = browser.new_context(storage_state=owner, viewport={"width": 1440, "height": 900}, base_url=service[0])
     page = context.new_page()
-    page.set_default_timeout(60_000)
     errors: list[str] = []
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.on("console", lambda m: errors.append(m.text) if m.type == "error" and not any(n in m.text for n in NOISE) else None)

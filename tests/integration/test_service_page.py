@@ -64,10 +64,10 @@ def test_a_data_lead_finds_drops_and_takes_back_on_the_page(served: tuple[Bed, s
     page.fill("[name=reason]", "hostile")
     page.once("dialog", lambda dialog: dialog.accept())
     page.get_by_role("button", name="Drop").click()
-    expect(page.locator(".verdict.dropped")).to_have_count(3, timeout=30_000)
+    expect(page.locator(".verdict.dropped")).to_have_count(3)
     assert [bed.verdicts()[n] for n in (1, 2, 3, 4)] == ["dropped", "dropped", "dropped", "to_review"]
     page.get_by_role("button", name="Undo").click()
-    expect(page.locator(".verdict.dropped")).to_have_count(0, timeout=30_000)
+    expect(page.locator(".verdict.dropped")).to_have_count(0)
     assert set(bed.verdicts().values()) == {"to_review"}
 
     page.locator("tbody a").nth(1).click()
@@ -118,7 +118,7 @@ def test_a_dispute_is_settled_and_cuts_are_previewed_on_the_page(served: tuple[B
     assert page.locator(".dispute img, .dispute script, .dispute svg").count() == 0
     page.locator(".dispute [name=reason]").fill("looked it up")
     page.locator(".dispute").get_by_role("button", name="reject", exact=True).click()
-    expect(page.locator(".dispute")).to_have_count(0, timeout=30_000)
+    expect(page.locator(".dispute")).to_have_count(0)
     assert bed.verdicts()[1] == "rejected"
 
     page.get_by_role("link", name="What if", exact=True).click()
@@ -130,5 +130,5 @@ def test_a_dispute_is_settled_and_cuts_are_previewed_on_the_page(served: tuple[B
     assert load_project(bed.folder).review.overlap == 3
     page.get_by_role("link", name="Overview", exact=True).click()
     page.get_by_role("button", name="decide", exact=True).click()
-    page.locator("summary", has_text="decide: done").wait_for(timeout=60_000)
+    page.locator("summary", has_text="decide: done").wait_for()
     assert errors == []

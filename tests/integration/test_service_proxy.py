@@ -32,7 +32,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, htt
         nginx_of(ROOT / "curation" / "server" / "nginx.conf", places, base) as (url, certificate),
     ):
         trust = ssl.create_default_context(cafile=str(certificate))
-        with httpx.Client(base_url=url, verify=trust, headers={"Host": NAME}, timeout=20) as client:
+        with httpx.Client(base_url=url, verify=trust, headers={"Host": NAME}, timeout=120) as client:
             wait_for(lambda: client.get("/static/app.js").status_code == 200)
             yield folder, client, base
 

@@ -14,7 +14,7 @@ from curation.review import Shown, form_settings
 from tests.support.argilla_server import open_review, push_all
 
 
-def wait_for(condition: Callable[[], bool], *, seconds: float = 60) -> None:
+def wait_for(condition: Callable[[], bool], *, seconds: float = 240) -> None:
     until = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < until, "waited in vain"

@@ -44,7 +44,7 @@ def settings(*, overlap: int = 2, criteria: Sequence[str] = ("accuracy",), dimen
 
 
 def as_person(argilla: RunningArgilla, person: Account) -> httpx.Client:
-    return httpx.Client(base_url=f"{argilla.url}/api/v1/", headers={"X-Argilla-Api-Key": person.api_key}, timeout=30)
+    return httpx.Client(base_url=f"{argilla.url}/api/v1/", headers={"X-Argilla-Api-Key": person.api_key}, timeout=120)
 
 
 def search(http: httpx.Client, dataset: Any, body: dict[str, Any] | None = None, *, offset: int = 0, limit: int = 50) -> dict[str, Any]:
@@ -55,7 +55,7 @@ def search(http: httpx.Client, dataset: Any, body: dict[str, Any] | None = None,
     return dict(answer.json())
 
 
-def wait_for(condition: Callable[[], bool], *, seconds: float = 40) -> None:
+def wait_for(condition: Callable[[], bool], *, seconds: float = 240) -> None:
     until = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < until, "waited in vain"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,7 +31,7 @@ SIZE = {"width": 1440, "height": 900}
 SCREENSHOTS = REPOSITORY / "build" / "screenshots"
 README = REPOSITORY / ".github" / "pictures"
 """Pictures that stand here are taken anew when SEEDCORN_PICTURES is set."""
-PATIENCE_MS = 60_000
+PATIENCE_MS = 180_000
 PANEL_MS = 900
 """Panels open and close in an animation."""
 
@@ -45,14 +45,27 @@ class Traffic:
     complaints: list[str] = field(default_factory=list)
 
 
+def patient(make: Callable[..., Any]) -> Callable[..., Any]:
+    """Let the context or page that this function makes wait as long as a busy machine needs, instead of 30 seconds."""
+
+    def made(**settings: Any) -> Any:
+        found = make(**settings)
+        found.set_default_timeout(PATIENCE_MS)
+        return found
+
+    return made
+
+
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     """Chromium, started once for a file."""
-    from playwright.sync_api import sync_playwright
+    from playwright.sync_api import expect, sync_playwright
 
+    expect.set_options(timeout=PATIENCE_MS)  # instead of 5 seconds
     assert Path(CHROMIUM).exists(), "Debian's chromium is missing: run make system"
     with sync_playwright() as playwright:
         started = playwright.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
+        started.new_context, started.new_page = patient(started.new_context), patient(started.new_page)  # type: ignore[method-assign]
         try:
             yield started
         finally:

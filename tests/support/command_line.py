@@ -24,7 +24,7 @@ def run(*command: object, limit: int | None = None, **environ: str) -> subproces
     if module not in zygote.PRELOADED or any(name.startswith("HF_") for name in environ):  # read at the import of their libraries
         assert limit is None
         words = [sys.executable, "-m", module, *words]
-        return subprocess.run(words, cwd=ROOT, env=os.environ | environ, capture_output=True, text=True, timeout=120)
+        return subprocess.run(words, cwd=ROOT, env=os.environ | environ, capture_output=True, text=True, timeout=300)
     done = zygote.run(module, *words, cwd=ROOT, env=os.environ | environ, limit=limit)
     return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
 

@@ -20,7 +20,7 @@ import traceback
 from pathlib import Path
 from typing import Any, NamedTuple
 
-SECONDS = 20
+SECONDS = 120
 """Longer than this is a hang; the machine may be busy with other tests."""
 MEMORY = 6 * 2**30
 
@@ -53,7 +53,7 @@ class Commands:
         """End the process."""
         assert self._process.stdin is not None
         self._process.stdin.close()
-        self._process.wait(timeout=30)
+        self._process.wait(timeout=120)
 
 
 def main() -> None:

@@ -59,7 +59,7 @@ def kill_at(*command: str, folder: Path, ready: Callable[[], bool], delay: float
     return code == -signal.SIGKILL
 
 
-def wait_for(ready: Callable[[], bool], process: zygote.Forked, *, timeout: float = 120) -> None:
+def wait_for(ready: Callable[[], bool], process: zygote.Forked, *, timeout: float = 300) -> None:
     """Until it is so or the process has ended."""
     end = time.monotonic() + timeout
     while process.poll() is None and not ready():

@@ -43,9 +43,9 @@ def nginx_of(template: Path, places: Mapping[str, str], folder: Path) -> Iterato
     paths = f"daemon off; pid {folder}/pid; error_log {folder}/error.log;"
     with subprocess.Popen([nginx, "-p", str(folder), "-c", str(folder / "nginx.conf"), "-g", paths], stderr=subprocess.PIPE) as process:
         try:
-            wait_for(lambda: (folder / "pid").exists() or process.poll() is not None, seconds=20)
+            wait_for(lambda: (folder / "pid").exists() or process.poll() is not None, seconds=240)
             assert process.poll() is None, process.communicate()[1]
             yield f"https://localhost:{port}", folder / "tls.crt"
         finally:
             process.terminate()
-            process.wait(timeout=10)
+            process.wait(timeout=60)

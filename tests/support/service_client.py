@@ -50,7 +50,7 @@ class Service:
         """Start it and wait until it answers."""
         with open(os.devnull, "wb") as nothing:
             self.process = zygote.start("curation", self._words, stdout=nothing, stderr=nothing, cwd=ROOT)
-        end = time.monotonic() + 60
+        end = time.monotonic() + 240
         while time.monotonic() < end:
             try:
                 if httpx.get(f"http://127.0.0.1:{self.port}/static/dom.js").status_code == 200:

@@ -155,7 +155,7 @@ def start(
     return Forked(link)
 
 
-def run(module: str, *words: object, timeout: float = 120, **place: Any) -> subprocess.CompletedProcess[bytes]:
+def run(module: str, *words: object, timeout: float = 300, **place: Any) -> subprocess.CompletedProcess[bytes]:
     """Run `python -m MODULE WORDS` to its end; `place` as in `start`."""
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         started = start(module, [str(word) for word in words], stdout=out, stderr=err, **place)

@@ -167,7 +167,7 @@ def kill_rank(run: RunFile, *, step: int, rank: str = "1") -> str:
             time.sleep(0.02)
         [victim] = [child for child in psutil.Process(process.pid).children(recursive=True) if child.environ().get("RANK") == rank]
         victim.kill()
-        told, _ = process.communicate(timeout=120)
+        told, _ = process.communicate(timeout=300)
     assert process.returncode == (1 if run.strategy == "fsdp" else 2), told
     return told
 

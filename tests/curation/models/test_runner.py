@@ -166,11 +166,11 @@ def test_retry_after_is_kept_to_and_fewer_calls_are_sent_together(ledger: CallLe
 
     def throttle(body: dict[str, Any], seen: int) -> Act:
         times.append(time.monotonic())
-        return Act(429, headers={"retry-after": "1"}) if len(times) == 1 else always_answer(body, seen)
+        return Act(429, headers={"retry-after": "2"}) if len(times) == 1 else always_answer(body, seen)
 
     with messages_server(throttle) as server:
         assert run(ledger, server.address, [make_request(str(n)) for n in range(3)], spec={"concurrency": 1}).answered == 3
-    assert times[1] - times[0] >= 1.0 and times[2] - times[1] < 0.8
+    assert times[2] - times[1] < 2.0 <= times[1] - times[0]
 
 
 def test_slots_grow_by_one_and_shrink_by_a_third() -> None:
@@ -249,13 +249,13 @@ def test_the_rate_limit_headers_hold_calls_back(ledger: CallLedger) -> None:
 
     def used_up(body: dict[str, Any], seen: int) -> Act:
         times.append(time.monotonic())
-        reset = (datetime.now(UTC) + timedelta(seconds=1)).isoformat()
+        reset = (datetime.now(UTC) + timedelta(seconds=2)).isoformat()
         left = {"limit": "50", "remaining": "0" if len(times) == 1 else "40", "reset": reset}
         return replace(always_answer(body, seen), headers={f"anthropic-ratelimit-requests-{k}": v for k, v in left.items()})
 
     with messages_server(used_up) as server:
         run(ledger, server.address, [make_request(str(n)) for n in range(3)], spec={"concurrency": 1})
-    assert times[1] - times[0] > 0.8 and times[2] - times[1] < 0.5
+    assert times[2] - times[1] < 1.8 < times[1] - times[0]
 
 
 def test_no_more_calls_are_on_their_way_than_the_project_says(ledger: CallLedger) -> None:

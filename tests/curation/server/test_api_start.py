@@ -45,7 +45,7 @@ def log_in(page: TestClient, projects: Projects, name: str) -> dict[str, str]:
 
 def wait_for(page: TestClient, path: str, headers: dict[str, str]) -> dict[str, Any]:
     """Return the newest job once it has ended."""
-    end = time.monotonic() + 120
+    end = time.monotonic() + 400
     while time.monotonic() < end:
         job: dict[str, Any] = page.get(f"{path}/api/jobs", headers=headers).json()[0]
         if job["ended"]:

@@ -43,7 +43,7 @@ def free_port() -> int:
 
 def get(url: str, **headers: str) -> tuple[int, dict[str, Any]]:
     try:
-        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=20) as reply:
+        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=120) as reply:
             return reply.status, json.loads(reply.read())
     except urllib.error.HTTPError as error:
         return error.code, json.loads(error.read())
@@ -61,7 +61,7 @@ def status_of(url: str, folder: Path) -> tuple[int, dict[str, Any]]:
     return get(f"{url}/status", Authorization=f"Bearer {(folder / 'serve.token').read_text().strip()}")
 
 
-def wait_until(url: str, folder: Path, wanted: Any, process: Forked, seconds: float = 60) -> tuple[int, dict[str, Any]]:
+def wait_until(url: str, folder: Path, wanted: Any, process: Forked, seconds: float = 240) -> tuple[int, dict[str, Any]]:
     """Ask for health and status until they are as wanted: (status code of /healthz, last pull). The last answer either way."""
     end, seen = time.monotonic() + seconds, (0, {})
     while time.monotonic() < end:
@@ -85,7 +85,7 @@ def test_without_argilla_it_is_up_unhealthy_and_says_why_to_whom_it_may(folder: 
         status, body = status_of(url, folder)
         assert (status, body["stage"], body["project"]) == (200, "status", "garden")
         process.send_signal(signal.SIGTERM)
-        process.wait(timeout=30)
+        process.wait(timeout=120)
         errors = said.read()
         assert "Traceback" not in errors
         assert f'curl --header "Authorization: Bearer $(cat {folder}/serve.token)" {url}/status' in errors
@@ -98,10 +98,10 @@ def test_an_open_page_does_not_keep_the_service_from_ending(folder: Path) -> Non
         wait_until(url, folder, lambda *_: True, process)
         token = (folder / "serve.token").read_text().strip()
         request = urllib.request.Request(f"{url}/api/events", headers={"Authorization": f"Bearer {token}"})
-        with urllib.request.urlopen(request, timeout=20) as events:
+        with urllib.request.urlopen(request, timeout=120) as events:
             assert events.readline().startswith(b"data: ")
             process.send_signal(signal.SIGINT)
-            process.wait(timeout=30)
+            process.wait(timeout=120)
 
 
 def test_the_status_is_for_those_who_have_the_token(folder: Path) -> None:

@@ -36,7 +36,7 @@ def jobs(garden: Bed) -> Iterator[Jobs]:
     queue.close()
 
 
-def wait(jobs: Jobs, identity: str, *states: str, seconds: float = 60) -> Job:
+def wait(jobs: Jobs, identity: str, *states: str, seconds: float = 240) -> Job:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         job = next(job for job in jobs.listed() if job.id == identity)
@@ -62,13 +62,12 @@ def test_a_stage_that_fails_says_why_and_the_next_one_runs(garden: Bed, jobs: Jo
 
 
 def test_a_job_is_cancelled_while_it_waits_and_while_it_runs(garden: Bed, jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
-    (garden.folder / "slow.py").write_text("import time\ntime.sleep(60)\n")
     monkeypatch.setattr(server_jobs.sys, "executable", str(make_sleeper(garden.folder)))
     running, waiting = jobs.start("decide"), jobs.start("score")
     wait(jobs, running.id, "running")
     assert jobs.cancel(waiting.id).state == "cancelled"
     jobs.cancel(running.id)
-    assert wait(jobs, running.id, "cancelled", seconds=10).ended
+    assert wait(jobs, running.id, "cancelled").ended
     assert jobs.cancel(running.id).state == "cancelled"  # once more changes nothing
     with pytest.raises(ProjectError, match="job nobody: is not known"):
         jobs.cancel("nobody")
@@ -103,7 +102,7 @@ sys.stdin.read()
         jobs.restart(decide.id)
     jobs.cancel(again.id)
     jobs.cancel(decide.id)
-    assert wait(jobs, decide.id, "cancelled", seconds=10).ended
+    assert wait(jobs, decide.id, "cancelled").ended
     assert "start it again" in wait(jobs, score.id, "interrupted").output
     assert wait(jobs, jobs.restart(decide.id).id, "done").stage == "decide"
     service.stdin.close()
@@ -113,7 +112,7 @@ sys.stdin.read()
 def make_sleeper(folder: Path) -> Path:
     """A program that takes the place of Python and sleeps."""
     path = folder / "sleeper"
-    path.write_text("#!/bin/sh\nexec sleep 60\n")
+    path.write_text("#!/bin/sh\nexec sleep 600\n")
     path.chmod(0o755)
     return path
 
@@ -139,7 +138,7 @@ def test_the_api_starts_jobs_for_owners_only(garden: Bed) -> None:
         assert post("jobs", "owner", {"stage": "sign"}).status_code == 422
         started = post("jobs", "owner", {"stage": "decide"}, **{"Idempotency-Key": "k"}).json()
         assert post("jobs", "owner", {"stage": "decide"}, **{"Idempotency-Key": "k"}).json()["id"] == started["id"]
-        end = time.monotonic() + 60
+        end = time.monotonic() + 240
         headers = {"Authorization": f"Bearer {access.tokens['viewer']}"}
         while (listed := page.get("/api/jobs", headers=headers).json())[0]["state"] != "done":
             assert time.monotonic() < end, listed

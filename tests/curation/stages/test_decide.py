@@ -38,13 +38,13 @@ def test_a_decision_waits_for_the_one_that_is_being_written(tmp_path: Path) -> N
     dropping = threading.Thread(target=stages.override, args=(bed.folder, row.id), kwargs={"action": "drop", "reason": "odd"})
     with open_store(bed.folder) as db, hold_lock(db, "decide"):  # another process, which has read its facts already
         dropping.start()
-        end = time.monotonic() + 30
+        end = time.monotonic() + 240
         while not facts.overrides_by_seq(db) and time.monotonic() < end:
             time.sleep(0.02)
         dropping.join(0.3)
         assert dropping.is_alive()
         facts.replace_verdicts(db, [Decision(row.seq, "to_review", None, ())], 1)
-    dropping.join(30)
+    dropping.join(240)
     assert bed.verdicts()[row.seq] == "dropped"
 
 

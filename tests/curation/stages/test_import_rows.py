@@ -255,7 +255,7 @@ def test_on_a_terminal_the_origin_is_asked_for(garden: Path, tmp_path: Path) -> 
     with contextlib.suppress(OSError):  # the other end closes
         while part := os.read(parent, 4096):
             shown += part
-    assert started.wait(timeout=60) == 0, shown
+    assert started.wait(timeout=240) == 0, shown
     assert b"Name of the data set" in shown and b"Who wrote the rows" in shown and b"license (SPDX" not in shown
     with open_store(garden) as db:
         assert [(s.name, s.license, s.written_by) for s in records.list_sources(db)] == [("forum", "MIT", "people")]

@@ -362,7 +362,7 @@ def test_a_held_lock_beats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(database, "LOCK_SECONDS", 0.2)
     with open_store(tmp_path) as db, hold_lock(db, "dedup"):
         first = db.execute("SELECT heartbeat FROM locks").fetchone()[0]
-        end = time.monotonic() + 10
+        end = time.monotonic() + 60
         while db.execute("SELECT heartbeat FROM locks").fetchone()[0] == first and time.monotonic() < end:
             time.sleep(0.02)
         assert db.execute("SELECT heartbeat FROM locks").fetchone()[0] > first
@@ -427,7 +427,7 @@ def test_two_processes_write_at_once_and_no_row_is_lost_or_doubled(tmp_path: Pat
     writers = [python(WRITER, tmp_path, name) for name in ("one", "two", "three")]
     try:
         for writer in writers:
-            _, errors = writer.communicate(timeout=120)
+            _, errors = writer.communicate(timeout=300)
             assert writer.returncode == 0, errors
     finally:
         for writer in writers:
@@ -440,7 +440,7 @@ def test_two_processes_write_at_once_and_no_row_is_lost_or_doubled(tmp_path: Pat
 def test_what_was_committed_survives_a_kill(tmp_path: Path) -> None:
     writer = python(WRITER.replace("range(60)", "range(10**6)"), tmp_path, "one")
     try:
-        end = time.monotonic() + 60
+        end = time.monotonic() + 240
         while time.monotonic() < end:
             if (tmp_path / "workbench.db-wal").exists() and (tmp_path / "workbench.db-wal").stat().st_size > 1_000_000:
                 break
