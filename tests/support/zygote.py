@@ -182,11 +182,15 @@ sys.exit(os.waitstatus_to_exitcode(int(status)) % 256)
 
 
 def write_commands(folder: Path) -> Path:
-    """Write `curate` and `train` as scripts that run forked, to be put first on PATH; returns the folder."""
+    """Write our three commands as scripts that run forked, to be put first on PATH; returns the folder."""
     folder.mkdir(parents=True)
-    for name, module in (("curate", "curation"), ("train", "training")):
+    for name, module, parent in (
+        ("curate", "curation", "curation"),
+        ("train", "training", "training"),
+        ("argilla-setup", "argilla_setup", "curation"),
+    ):
         script = folder / name
-        script.write_text(CLIENT.format(python=sys.executable, address=_address(module), module=module))
+        script.write_text(CLIENT.format(python=sys.executable, address=_address(parent), module=module))
         script.chmod(0o755)
     return folder
 
