@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from itertools import groupby
 from typing import Any, NamedTuple
 
@@ -88,6 +89,7 @@ def _who_and_text(answer: GivenAnswer) -> tuple[str, str]:
     return answer.user, _edited_text(answer)
 
 
+@lru_cache(maxsize=4096)
 def time_of(updated: str) -> float | None:
     """Return the time of an answer in seconds; None for a text that is no time."""
     if not updated[:4].isdigit():

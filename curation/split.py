@@ -18,8 +18,9 @@ from dataclasses import dataclass
 from itertools import combinations, pairwise
 
 import numpy as np
+import pyarrow as pa
 
-from curation.dedup.arrow_text import Array
+from curation.dedup.arrow_text import Array, Texts
 from curation.dedup.near import roots_of
 from curation.dedup.near_pairs import find_clusters, find_near_pairs
 
@@ -69,6 +70,8 @@ def merge_groups(*groupings: Sequence[str | None]) -> list[str | None]:
 
     Rows that share a group in any of the groupings share the joined one, also through other rows.
     """
+    if all(value is None for grouping in groupings for value in grouping):
+        return [None] * max(map(len, groupings), default=0)
     parents: dict[tuple[int, str], tuple[int, str]] = {}
 
     def root(key: tuple[int, str]) -> tuple[int, str]:
@@ -88,7 +91,7 @@ def merge_groups(*groupings: Sequence[str | None]) -> list[str | None]:
 
 
 def part_rows(
-    prompts: Sequence[str],
+    prompts: Texts,
     ids: Sequence[str],
     *,
     shares: Mapping[str, float],
@@ -114,7 +117,7 @@ def part_rows(
     was lowered since.
     """
     groups = groups or [None] * len(prompts)
-    of = _Set(list(prompts), list(groups), vectors if cosine is not None else None, threshold, cosine)
+    of = _Set(prompts, list(groups), vectors if cosine is not None else None, threshold, cosine)
     everyone = np.arange(len(prompts))
     roots = of.clusters(everyone, 0)
     sizes = np.bincount(roots, minlength=len(prompts))
@@ -150,7 +153,7 @@ def _fill(new: Sequence[int], picked: dict[int, str], sizes: Array, shares: Mapp
 
 
 def find_across(
-    prompts: Sequence[str], sides: Sequence[str], *, cut: Array, threshold: float | None, vectors: Array | None, cosine: float | None
+    prompts: Texts, sides: Sequence[str], *, cut: Array, threshold: float | None, vectors: Array | None, cosine: float | None
 ) -> Across:
     """Find the similar pairs whose rows are in different splits, whatever the clusters say.
 
@@ -167,7 +170,7 @@ def find_across(
     stays: dict[str, list[tuple[Array, Array]]] = {"near": [], "semantic": []}
     near, crowded = (np.empty(0, np.int64), np.empty(0, np.int64)), False
     if threshold is not None and len(prompts):
-        table = find_near_pairs(list(prompts), floor=threshold)
+        table = find_near_pairs(prompts, floor=threshold)
         row, twin = table["row"].to_numpy(), table["twin"].to_numpy()
         apart = rank[row] != rank[twin]
         near = row[apart], twin[apart]
@@ -206,7 +209,7 @@ def pick_split(identity: str, shares: Mapping[str, float]) -> str:
 class _Set:
     """The prompts, groups and vectors by which rows are clustered, with the thresholds."""
 
-    prompts: list[str]
+    prompts: Texts
     groups: list[str | None]
     vectors: Array | None
     threshold: float | None
@@ -220,7 +223,7 @@ class _Set:
 
         # At 1.0 only equal prompts are joined.
         near = 1.0 if self.threshold is None else raised(self.threshold)
-        parent = np.asarray(find_clusters([self.prompts[n] for n in members.tolist()], threshold=near)).copy()
+        parent = np.asarray(find_clusters(_take(self.prompts, members), threshold=near)).copy()
         first: dict[str, int] = {}
         grouped = [(n, first.setdefault(group, n)) for n, group in enumerate(self.groups[m] for m in members.tolist()) if group is not None]
         _join(parent, np.array(grouped, np.int64).reshape(-1, 2))
@@ -231,6 +234,13 @@ class _Set:
                 if (apart := a != b).any():
                     _join(parent, np.unique(np.stack([a[apart], b[apart]], axis=1), axis=0))
         return np.asarray(members[roots_of(parent)])
+
+
+def _take(texts: Texts, members: Array) -> Texts:
+    """Return the texts at ascending places."""
+    if len(members) == len(texts):
+        return texts
+    return texts.take(members) if isinstance(texts, pa.Array | pa.ChunkedArray) else [texts[n] for n in members.tolist()]
 
 
 def _cut(of: _Set, members: Array, most: int, step: int = 1) -> Array:

@@ -8,7 +8,8 @@ on the logarithm of 1 - alpha and by standard error, since percentiles are too s
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -77,32 +78,56 @@ def measure(
         slice: name of the slice that the ratings are of.
         seed: of the bootstrap.
     """
-    import numpy as np
-
     by_row: dict[str, dict[str, str]] = {}
     for rating in ratings:
         by_row.setdefault(rating.row, {})[rating.user] = rating.value
-    rows = [list(given.values()) for _, given in sorted(by_row.items()) if len(given) >= 2]
-    values = list(order) if level == "ordinal" else sorted({value for given in rows for value in given})
-    if unknown := sorted({value for given in rows for value in given} - set(values)):
+    given = [(tuple(values.values()), (row,)) for row, values in by_row.items()]
+    return measure_rows(question, given, level=level, order=order, slice=slice, seed=seed)
+
+
+def measure_rows(
+    question: str,
+    given: Sequence[tuple[tuple[str, ...], Collection[object]]],
+    *,
+    level: Level = "nominal",
+    order: Sequence[str] = (),
+    slice: str = "",
+    seed: int = 0,
+) -> Agreement:
+    """Return what `measure` does from the values that different people gave each row.
+
+    Args:
+        question: its name.
+        given: values, and the rows that got them, each named once.
+        level: nominal, or ordinal with ORDER.
+        order: ordinal values from low to high.
+        slice: name of the slice that the values are of.
+        seed: of the bootstrap.
+    """
+    import numpy as np
+
+    kinds = Counter[tuple[str, ...]]()
+    for several, rows in given:
+        kinds.update({several: len(rows)} if len(several) >= 2 else {})
+    used = {value for one in kinds for value in one}
+    values = list(order) if level == "ordinal" else sorted(used)
+    if unknown := sorted(used - set(values)):
         raise ValueError(f"order lacks the value {unknown[0]!r}")
-    answers = sum(map(len, rows))
+    n_rows, answers = kinds.total(), sum(len(one) * n for one, n in kinds.items())
 
     def without(why: str) -> Agreement:
-        return Agreement(question, slice, level, len(rows), answers, None, why)
+        return Agreement(question, slice, level, n_rows, answers, None, why)
 
-    if len(rows) < FEW:
-        return without(f"{len(rows)} rows have two answers, and it takes {FEW}")
-    used = {value for given in rows for value in given}
+    if n_rows < FEW:
+        return without(f"{n_rows} rows have two answers, and it takes {FEW}")
     if len(used) < 2:
         return without(f"all {answers:,} answers are {next(iter(used))!r}")
     place = {value: at for at, value in enumerate(values)}
-    counts = np.zeros((len(rows), len(values)))
-    for at, given in enumerate(rows):
-        for value in given:
-            counts[at, place[value]] += 1
-    alpha = _estimate(counts, level, seed)
-    return Agreement(question, slice, level, len(rows), answers, alpha) if alpha else without("too few rows differ for an interval")
+    counts_of = {one: np.bincount([place[value] for value in one], minlength=len(values)).astype(float) for one in kinds}
+    # In the order of the rows' names, because the bootstrap draws rows by place.
+    ordered = sorted((str(row), one) for one, rows in given if len(one) >= 2 for row in rows)
+    alpha = _estimate(np.stack([counts_of[one] for _, one in ordered]), level, seed)
+    return Agreement(question, slice, level, n_rows, answers, alpha) if alpha else without("too few rows differ for an interval")
 
 
 def measure_slices(

@@ -54,6 +54,14 @@ class Answer(NamedTuple):
     """True for a rejection or an edit."""
 
 
+class Alike(NamedTuple):
+    """Rows on which the same people gave the same answers."""
+
+    rows: Sequence[str]
+    said: Sequence[tuple[str, bool]]
+    """(user, bad) of each answer, as in `Answer`."""
+
+
 @dataclass(frozen=True, slots=True)
 class ControlResult:
     """A person's answers on control rows."""
@@ -158,6 +166,16 @@ def fit_answers(answers: Sequence[Answer], *, controls: Iterable[Control] = ()) 
         answers: of everybody.
         controls: rows whose truth is known.
     """
+    return fit_alike([Alike((a.row,), ((a.user, a.bad),)) for a in answers], controls=controls)
+
+
+def fit_alike(answers: Sequence[Alike], *, controls: Iterable[Control] = ()) -> AnswerModel | None:
+    """Fit the model of `fit_answers` to answers that are grouped, as millions of answers must be.
+
+    Args:
+        answers: of everybody, each answer in one group.
+        controls: rows whose truth is known.
+    """
     table = _tabulate(answers, controls)
     if table is None:
         return None
@@ -216,14 +234,16 @@ class _Fit(NamedTuple):
     """Probability that each row is bad."""
 
 
-def _tabulate(answers: Sequence[Answer], controls: Iterable[Control]) -> _Table | None:
+def _tabulate(answers: Sequence[Alike], controls: Iterable[Control]) -> _Table | None:
     import numpy as np
 
-    rows, users = sorted({a.row for a in answers}), sorted({a.user for a in answers})
+    rows, users = sorted({row for group in answers for row in group.rows}), sorted({user for group in answers for user, _ in group.said})
     row_at, user_at = {row: n for n, row in enumerate(rows)}, {user: n for n, user in enumerate(users)}
     bad, given, known = np.zeros((len(rows), len(users))), np.zeros((len(rows), len(users))), np.full(len(rows), math.nan)
-    at = [row_at[answer.row] for answer in answers], [user_at[answer.user] for answer in answers]
-    given[at], bad[at] = 1.0, [answer.bad for answer in answers]
+    for group in answers:
+        at = [row_at[row] for row in group.rows]
+        for user, is_bad in group.said:
+            given[at, user_at[user]], bad[at, user_at[user]] = 1.0, is_bad
     for control in controls:
         if control.row in row_at and control.verdict in ("approve", "reject"):
             known[row_at[control.row]] = control.verdict == "reject"
@@ -295,7 +315,7 @@ def _with_intervals(table: _Table, weights: Array, fit: _Fit, groups: Sequence[s
         people=people,
         bad_rate=_effective(fit.bad_rate, float(spread[-1]), float(unknown.sum())),
         error_rate=_error_rate(table, fit, covariance),
-        probability_bad={row: float(p) for row, p in zip(table.rows, fit.posterior, strict=True)},
+        probability_bad=dict(zip(table.rows, fit.posterior.tolist(), strict=True)),
         groups=tuple(tuple(table.users[at] for at in sorted(group)) for group in groups),
     )
 

@@ -97,6 +97,7 @@ def write_snapshot(
 def canonical_table(table: pa.Table | None, *, kind: Kind) -> pa.Table:
     """Return the rows sorted by id, with exactly the kind's columns and types; None gives an empty table."""
     import pyarrow as pa
+    import pyarrow.compute as pc
 
     schema = schema_of(kind)
     if table is None:
@@ -112,8 +113,10 @@ def canonical_table(table: pa.Table | None, *, kind: Kind) -> pa.Table:
         if extra := {field.name for field in getattr(item, "fields", [])} - {"role", "content"}:
             raise SnapshotError(f"column {name}", f"has messages with {', '.join(sorted(extra))}; only role and content can be kept")
     try:
-        # Sorted by id, because the digest's tree is over the rows in this order (digest.py).
-        return table.select(schema.names).sort_by("id").cast(schema).combine_chunks()
+        # Sorted by id, because the digest's tree is over the rows in this order (digest.py). Sorting takes a copy of every text.
+        rows, ids = table.select(schema.names), table["id"].combine_chunks()
+        is_sorted = not ids.null_count and bool(pc.all(pc.less_equal(ids[:-1], ids[1:]), min_count=0).as_py())
+        return (rows if is_sorted else rows.sort_by("id")).cast(schema).combine_chunks()
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError) as error:
         raise SnapshotError("columns", f"have other types than {kind} rows have ({error})") from error
 

@@ -10,14 +10,14 @@ from __future__ import annotations
 import importlib.metadata
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import partial
+from functools import cached_property, partial
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
-import orjson
 import pyarrow as pa
 
 from argilla_setup.shown import mask_secrets, mask_values
@@ -52,7 +52,7 @@ from curation.snapshot.manifest import (
     read_manifest,
 )
 from curation.snapshot.verify import read_signer, verify_snapshot
-from curation.snapshot.write import CheckedSplits, check_splits, schema_of, write_snapshot
+from curation.snapshot.write import CheckedSplits, check_splits, write_snapshot
 from curation.split import find_across, merge_groups, part_rows
 from curation.store import facts, records, reviews, runs
 from curation.store.database import hold_lock
@@ -70,11 +70,12 @@ from curation.views.provenance import governing_license, models_of, sources_of, 
 from curation.views.quality import Acceptance
 from curation.views.report import report_data
 from curation.views.review_sample import Sample
+from curation.views.row_columns import RowColumns, prompts_of, read_columns
 from curation.views.screening import conflict_findings, leak_findings, row_findings
 from curation.views.staleness import find_stale
 from curation.views.state import ProjectState
 from curation.views.vectors import vectors_of
-from curation.workspace import StageResult, Workspace, label_of, open_workspace, texts_for_dedup
+from curation.workspace import StageResult, Workspace, label_of, open_workspace
 
 PACKAGES = ("seedcorn", "argilla", "datasketch", "faiss-cpu", "pyarrow", "sentence-transformers")
 """Packages whose versions the manifest records."""
@@ -88,9 +89,6 @@ COMPARED = {
 }
 """Facts of the manifest besides the rows, in words. If one of them changed, the same rows become a new version."""
 
-_PART = 20_000
-"""Rows converted at a time: as Python values they take several times the size of the table."""
-
 
 @dataclass(frozen=True)
 class _Release:
@@ -99,8 +97,9 @@ class _Release:
     kind: Kind
     name: str
     splits: Mapping[str, Sequence[Row]]
-    better: Mapping[int, int | None]
-    """Canonical index of the better completion of each pair, by seq."""
+    passed: Sequence[Row]
+    """All rows that `columns` holds, in its order; those of the splits are among them."""
+    columns: RowColumns
     separation: Separation
     certificate: str | None = None
     """Text of certificate.json, under `review.accept`."""
@@ -110,29 +109,19 @@ class _Release:
         """Return the rows of all splits."""
         return [row for part in self.splits.values() for row in part]
 
-    def tables(self) -> dict[str, pa.Table]:
-        """Return the rows of each split in the columns of a snapshot."""
-        schema = schema_of(self.kind)
-        return {
-            split: pa.concat_tables([schema.empty_table(), *self._parts(rows, schema)]) for split, rows in self.splits.items()
-        }  # fmt: skip
+    @cached_property
+    def _place(self) -> dict[int, int]:
+        return {row.seq: n for n, row in enumerate(self.passed)}
 
-    def _parts(self, rows: Sequence[Row], schema: pa.Schema) -> Iterator[pa.Table]:
-        for start in range(0, len(rows), _PART):
-            columns: dict[str, list[Any]] = {name: [] for name in schema.names}
-            for row in rows[start : start + _PART]:
-                content = orjson.loads(row.body)  # unparsed: writing checks that the row is the record of its id
-                columns["id"].append(row.id)
-                columns["prompt"].append(content["prompt"])
-                if self.kind == "instruction":
-                    columns["completion"].append([content["completion"]])
-                    columns["label"].append(content["label"])
-                else:
-                    chosen = self.better[row.seq]
-                    assert chosen is not None
-                    columns["chosen"].append([content["completions"][chosen]])
-                    columns["rejected"].append([content["completions"][1 - chosen]])
-            yield pa.table(columns, schema=schema)
+    def places(self, rows: Sequence[Row]) -> pa.Array:
+        """Return the places of rows in the columns."""
+        return pa.array([self._place[row.seq] for row in rows], pa.int64())
+
+    def tables(self) -> dict[str, pa.Table]:
+        """Return the rows of each split in the columns of a snapshot, in the order of ids."""
+        return {
+            split: self.columns.snapshot_rows(self.places(sorted(rows, key=attrgetter("id")))) for split, rows in self.splits.items()
+        }  # fmt: skip
 
 
 def snapshot(folder: Path, kind: Kind, *, name: str | None = None) -> StageResult:
@@ -159,7 +148,8 @@ def snapshot(folder: Path, kind: Kind, *, name: str | None = None) -> StageResul
         if sample is not None:
             _check_sample(workspace, sample)
         # The gates read the completion that leaves as the better one; annotators or a data lead may have chosen the other.
-        rows = [row._replace(better=decisions[row.seq].better) for row in state.rows[kind] if row.seq in decisions]
+        chosen = ((row, decisions[row.seq].better) for row in state.rows[kind] if row.seq in decisions)
+        rows = [row if row.better == better else row._replace(better=better) for row, better in chosen]
         if not rows:
             raise _nothing_approved(state, kind)
         if is_open(workspace.project.intended_use):
@@ -170,24 +160,23 @@ def snapshot(folder: Path, kind: Kind, *, name: str | None = None) -> StageResul
         protected = load_protected(workspace)
         with runs.record_run(workspace.db, "snapshot", settings_digest(kind, [row.id for row in rows])) as run:
             run.rows_in = len(rows)
-            texts = {row.seq: row.texts for row in rows}
-            stopped = _last_gate(state, rows, protected, texts)
+            columns = read_columns(kind, rows)
+            stopped = _last_gate(state, rows, protected, columns)
             past_cap = rows_past_cap(state, kind, [row for row in rows if row.seq not in stopped])
             stopped |= dict.fromkeys(past_cap, "over_cap")
-            kept = [row for row in rows if row.seq not in stopped]
-            splits, separation, new = _assign_splits(state, kept, texts)
-            del texts  # a million take more memory than what is written from here on
+            splits, separation, new = _assign_splits(state, [row for row in rows if row.seq not in stopped], rows, columns)
             _check_filled(splits, separation)
             facts.add_splits(workspace.db, new, run.number)
-            better = {row.seq: decisions[row.seq].better for row in kept}
-            released = _Release(kind, name or f"{workspace.project.name}-{kind}", splits, better, separation)
+            released = _Release(kind, name or f"{workspace.project.name}-{kind}", splits, rows, columns, separation)
             known = {Path(one["path"]).name for one in reviews.list_snapshots(workspace.db)}
             about = _manifest_facts(state, released, protected, sample, accepted, stopped=len(stopped))
             if accepted is not None:
                 released = replace(released, certificate=_certify(released, accepted, about))
-            path, note = _find_or_write(workspace, released, about)
+            path, note = _find_or_write(state, released, about)
             if path.name not in known:  # dedup itself rebuilds the sketches of a snapshot that existed before
-                keep_sketches(workspace, path, kind, released.rows, watermark=records.last_seq(workspace.db))
+                rows_out = released.rows
+                texts = columns.for_dedup(workspace.project.dedup.text).take(released.places(rows_out))
+                keep_sketches(workspace, path, kind, rows_out, watermark=records.last_seq(workspace.db), texts=texts)
             run.rows_out = len(released.rows)
             run.detail = {"kind": kind, "path": path.name, "stopped": Counter(stopped.values()), "left_out": separation.left_out}
         manifest = read_manifest(path)
@@ -252,16 +241,14 @@ def _nothing_approved(state: ProjectState, kind: Kind) -> SnapshotError:
     return SnapshotError(f"a snapshot of {kind} rows", fact, command("curate", verb, state.workspace.folder))
 
 
-def _last_gate(
-    state: ProjectState, rows: Sequence[Row], protected: Sequence[ProtectedItems], texts_of: Mapping[int, tuple[str, str]]
-) -> dict[int, str]:
+def _last_gate(state: ProjectState, rows: Sequence[Row], protected: Sequence[ProtectedItems], columns: RowColumns) -> dict[int, str]:
     """Return the reason for each row that must not leave, by seq; a row that a person force-kept always passes.
 
     Args:
         state: of the project.
         rows: the rows that may leave.
         protected: the protected sets.
-        texts_of: prompt and response of each row, by seq.
+        columns: of the rows.
     """
     workspace, kept = state.workspace, state.kept
     stopped = {
@@ -270,7 +257,7 @@ def _last_gate(
     # Equal text under two labels teaches neither, whoever approved the rows: both wait until a person keeps one.
     both = [seq for f in conflict_findings(workspace, rows) for seq in (f.seq, f.twin) if seq is not None and seq not in kept]
     stopped |= dict.fromkeys(both, "conflict")
-    texts, labels = texts_for_dedup(workspace, (texts_of[row.seq] for row in rows)), [label_of(workspace, row) for row in rows]
+    texts, labels = columns.for_dedup(workspace.project.dedup.text), [label_of(workspace, row) for row in rows]
     given: dict[str, Any] = {"labels": labels if any(labels) else None}
     for table in (
         find_exact(texts, **given),
@@ -282,7 +269,7 @@ def _last_gate(
 
 
 def _assign_splits(
-    state: ProjectState, kept: Sequence[Row], texts_of: Mapping[int, tuple[str, str]]
+    state: ProjectState, kept: Sequence[Row], passed: Sequence[Row], columns: RowColumns
 ) -> tuple[dict[str, list[Row]], Separation, list[tuple[int, str, str]]]:
     """Return the rows by split, the measured separation, and the (seq, split, cluster) of rows whose split is new.
 
@@ -291,13 +278,14 @@ def _assign_splits(
     Args:
         state: of the project.
         kept: the rows that leave.
-        texts_of: prompt and response of each of them, by seq.
+        passed: the rows of the columns.
+        columns: of rows, the kept ones among them.
     """
     workspace, frozen = state.workspace, state.splits
     wanted, everyone = {row.seq for row in kept}, list(kept)
     if frozen:
         everyone = [row for kind in KINDS for row in state.rows[kind] if row.seq in frozen or row.seq in wanted]
-    settings, prompts = workspace.project.splits, [texts_of[row.seq][0] if row.seq in texts_of else row.prompt for row in everyone]
+    settings, prompts = workspace.project.splits, prompts_of(everyone, passed, columns)
     vectors, why = _vectors_for_splits(workspace, prompts)
     parted = part_rows(
         prompts,
@@ -311,7 +299,7 @@ def _assign_splits(
     )
     here = [n for n, row in enumerate(everyone) if row.seq in wanted and parted.assigned[n][0] is not None]
     across = find_across(
-        [prompts[n] for n in here],
+        prompts if len(here) == len(everyone) else prompts.take(pa.array(here, pa.int64())),
         [str(parted.assigned[n][0]) for n in here],
         cut=parted.cut[here],
         threshold=settings.near,
@@ -327,8 +315,9 @@ def _assign_splits(
         parts[split].append(everyone[n])
         if everyone[n].seq not in frozen:
             new.append((everyone[n].seq, split, cluster))
-    order = {row.seq: place for place, row in enumerate(kept)}
-    parts = {split: sorted(rows, key=lambda row: order[row.seq]) for split, rows in parts.items()}
+    if frozen:
+        order = {row.seq: place for place, row in enumerate(kept)}
+        parts = {split: sorted(rows, key=lambda row: order[row.seq]) for split, rows in parts.items()}
     separation = Separation(
         near=settings.near, semantic=settings.semantic if vectors is not None else None, model=workspace.project.dedup.model,
         near_pairs=across.near_pairs, semantic_pairs=across.semantic_pairs, at_least=across.at_least, why=why,
@@ -338,14 +327,14 @@ def _assign_splits(
     return parts, separation, new
 
 
-def _vectors_for_splits(workspace: Workspace, prompts: Sequence[str]) -> tuple[Any, str]:
+def _vectors_for_splits(workspace: Workspace, prompts: pa.ChunkedArray) -> tuple[Any, str]:
     """Return the vectors of the prompts, or None and the reason why they are not compared by meaning."""
     if workspace.project.splits.semantic is None:
         return None, "splits.semantic is off"
     if workspace.project.dedup.semantic is None:
         return None, "the project embeds nothing (dedup.semantic is off)"
     try:
-        return vectors_of(workspace, prompts), ""
+        return vectors_of(workspace, prompts.to_pylist()), ""
     except ModelUnavailable as error:
         return None, f"{error.what} {error.fact}"
 
@@ -471,18 +460,18 @@ def _check_agreement(workspace: Workspace, kind: Kind, agreements: Sequence[Agre
     raise SnapshotError(f"a snapshot of {kind} rows", fact, advice)
 
 
-def _find_or_write(workspace: Workspace, released: _Release, about: ManifestFacts) -> tuple[Path, str]:
+def _find_or_write(state: ProjectState, released: _Release, about: ManifestFacts) -> tuple[Path, str]:
     """Return the snapshot of these rows and facts, written if there is none, and a note for people.
 
     The folder is recorded in the workbench also if it existed: a kill may have come right after it was written.
     """
-    checked = check_splits(released.tables(), released.kind)
+    workspace, checked = state.workspace, check_splits(released.tables(), released.kind)
     folders = {path: version for path in find_snapshots(workspace.folder / "snapshots") if (version := _version_of(path, released.name))}
     path, note = _find_same([path for path in folders if path.name.endswith(f"-{checked.digest[:8]}")], about)
     if path is None:
         known = [s["version"] for s in reviews.list_snapshots(workspace.db) if s["name"] == released.name]
         bias = preference_bias.describe_pairs(frozen_pairs(checked.tables)) if released.kind == "preference" else None
-        path = _write(workspace, released, about, checked, bias=bias, version=1 + max((*known, *folders.values()), default=0))
+        path = _write(state, released, about, checked, bias=bias, version=1 + max((*known, *folders.values()), default=0))
     manifest = read_manifest(path)
     reviews.add_snapshot(
         workspace.db, digest=manifest.digest.root, name=manifest.name, version=manifest.version, kind=manifest.kind,
@@ -531,10 +520,10 @@ def _changed(manifest: Manifest, about: ManifestFacts) -> list[str]:
 
 
 def _write(
-    workspace: Workspace, released: _Release, about: ManifestFacts, checked: CheckedSplits, *, bias: PreferenceBias | None, version: int
+    state: ProjectState, released: _Release, about: ManifestFacts, checked: CheckedSplits, *, bias: PreferenceBias | None, version: int
 ) -> Path:
     """Write the snapshot's folder with its card, report and metadata; return its path."""
-    digest, tables = checked.digest, checked.tables
+    workspace, digest, tables = state.workspace, checked.digest, checked.tables
     previous = [s for s in reviews.list_snapshots(workspace.db) if s["name"] == released.name and s["digest"] != digest]
     described = describe_leaving(workspace, released.kind, released.rows)
     measured = {
@@ -561,7 +550,7 @@ def _write(
     return write_snapshot(
         workspace.folder / "snapshots", draft, checked, card=render_card(card),
         texts={
-            REPORT: render_report(report_data(workspace, names=published_names(workspace)), protected_text=False),
+            REPORT: render_report(report_data(workspace, names=published_names(workspace), state=state), protected_text=False),
             **({CERTIFICATE: released.certificate} if released.certificate else {}),
         },
         croissant=partial(render_croissant, card),

@@ -333,6 +333,11 @@ class StoredOverride(NamedTuple):
     chosen: int | None = None
     """For "edit:USER": the edited record whose text was kept. For relabel: the record with the new label."""
 
+    @property
+    def decided(self) -> tuple[Action, str, str | None, int | None]:
+        """What was decided and why, without who, when and on which record."""
+        return self.action, self.reason, self.choice, self.chosen
+
 
 CLEAR = "clear"
 """Action of an override that takes the record's earlier ones back."""
@@ -416,7 +421,12 @@ def _insert_overrides(db: sqlite3.Connection, overrides: Sequence[tuple[int, str
 def overrides_by_seq(db: sqlite3.Connection) -> dict[int, StoredOverride]:
     """Return the latest override of each record that has one."""
     sql = "SELECT override, seq, action, reason, by, at, choice, chosen FROM overrides ORDER BY override"
-    latest = {row["seq"]: StoredOverride(*row) for row in db.execute(sql)}
+    cursor, latest, shared = db.cursor(), dict[int, StoredOverride](), dict[Any, Any]()
+    cursor.row_factory = None
+    same = shared.setdefault  # one command decides many rows: their reason, name and time are one text each
+    for number, seq, action, reason, by, at, choice, chosen in cursor.execute(sql):
+        texts = same(action, action), same(reason, reason), same(by, by), same(at, at)
+        latest[seq] = StoredOverride(number, seq, *texts, choice, chosen)
     return {seq: override for seq, override in latest.items() if override.action != CLEAR}
 
 
@@ -426,9 +436,9 @@ def latest_override(db: sqlite3.Connection) -> str:
     return str(db.execute("SELECT coalesce(substr(max(at), 1, 19) || '+00:00', '') AS at FROM overrides").fetchone()["at"])
 
 
-def kept_seqs(db: sqlite3.Connection) -> set[int]:
+def kept_seqs(overrides: Mapping[int, StoredOverride]) -> set[int]:
     """Return the records that a data lead keeps: the record itself, or the edited version that was chosen in its place."""
-    return {o.chosen or seq for seq, o in overrides_by_seq(db).items() if o.action == "keep" and o.choice != "reject"}
+    return {o.chosen or seq for seq, o in overrides.items() if o.action == "keep" and o.choice != "reject"}
 
 
 def replace_verdicts(db: sqlite3.Connection, decisions: Iterable[Decision], run: int) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import secrets
 import sqlite3
@@ -10,7 +9,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
-from operator import attrgetter, itemgetter
+from operator import attrgetter
 from typing import Any, Literal, NamedTuple, TypedDict, cast
 
 import orjson
@@ -272,14 +271,20 @@ def follow_accounts(db: sqlite3.Connection, accounts: Mapping[str, str], earlier
 
 def latest_answers(db: sqlite3.Connection, table: Table = "answers") -> Iterator[StoredAnswer]:
     """Yield the latest state of each response in order of the responses' ids, under the present name of the account."""
-    renamed = renamed_annotators(db)
-    names = "response, updated, seq, user, status, body, payload, form, simulated"
+    renamed, shared = renamed_annotators(db), dict[str, str]()
     cursor = db.cursor()
     cursor.row_factory = None
-    for _, states in itertools.groupby(cursor.execute(f"SELECT {names} FROM {table} ORDER BY response, updated"), key=itemgetter(0)):
-        *_, (response, updated, seq, user, status, body, payload, form, simulated) = states
+    # SQLite takes the other columns from the row that holds the maximum.
+    sql = f"""SELECT response, max(updated), seq, user, status, body, payload, form, simulated FROM {table}
+      GROUP BY response ORDER BY response"""
+    same = shared.setdefault  # millions of answers hold few different texts besides the response's id
+    for response, updated, seq, user, status, body, payload, form, simulated in cursor.execute(sql):
         values = _parse_short(body) if len(body) <= _SHORT else orjson.loads(body)
-        yield StoredAnswer(response, updated, seq, renamed.get(user, user), status, values, payload, form, bool(simulated))
+        user = renamed.get(user, user)
+        yield StoredAnswer(
+            response, same(updated, updated), seq, same(user, user), same(status, status), values, same(payload, payload),
+            same(form, form), bool(simulated),
+        )  # fmt: skip
 
 
 @lru_cache(maxsize=4096)
@@ -324,9 +329,20 @@ def latest_stored_run(db: sqlite3.Connection) -> int:
 def answers_by_seq(db: sqlite3.Connection, table: Table = "answers") -> dict[int, list[StoredAnswer]]:
     """Return each person's latest answer by seq, in order of the user's name."""
     out: dict[int, list[StoredAnswer]] = {}
-    for answer in answers_by_person(db, table).values():
-        out.setdefault(answer.seq, []).append(answer)
-    return {seq: sorted(answers, key=attrgetter("user")) if len(answers) > 1 else answers for seq, answers in out.items()}
+    for answer in latest_answers(db, table):
+        given = out.get(answer.seq)
+        if given is None:
+            out[answer.seq] = [answer]
+            continue
+        place = next((n for n, before in enumerate(given) if before.user == answer.user), None)
+        if place is None:
+            given.append(answer)
+        elif given[place].updated <= answer.updated:
+            given[place] = answer
+    for given in out.values():
+        if len(given) > 1:
+            given.sort(key=attrgetter("user"))
+    return out
 
 
 def answered_versions(db: sqlite3.Connection, users: Iterable[str]) -> dict[int, set[str]]:

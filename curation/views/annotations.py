@@ -16,7 +16,7 @@ from curation.records import KINDS, Kind
 from curation.review import ArgillaReview
 from curation.store import records, reviews
 from curation.store.records import Row
-from curation.views.annotators import QUESTIONS, AnnotatorQuality, judge_annotators
+from curation.views.annotators import QUESTIONS, AnnotatorQuality, answered_alike, judge_annotators
 from curation.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -64,15 +64,14 @@ def edited_texts(state: ProjectState, row: Row) -> list[tuple[int, str]]:
 
 def count_review(state: ProjectState, kinds: Sequence[Kind] = KINDS) -> ReviewCounts:
     """Count the review of these kinds and measure the agreement of the annotators."""
-    kind_of = {seq: row.kind for seq, row in state.row_by_seq.items()}
-    annotations = {seq: given for seq, given in state.annotations.items() if given and kind_of[seq] in kinds}
-    every = [annotation for given in annotations.values() for annotation in given]
-    ruled = {seq: given for seq, given in state.rulings.items() if kind_of[seq] in kinds}
+    rows, alike = state.row_by_seq, answered_alike(state, kinds)
+    every = [annotation for one in alike for annotation in one.given]
+    ruled = {seq: given for seq, given in state.rulings.items() if rows[seq].kind in kinds}
     rulings = [ruling for given in ruled.values() for ruling in given]
     return ReviewCounts(
-        records=len(annotations),
-        annotations=len(every),
-        disputed=sum(verdict == "disputed" and kind_of.get(seq) in kinds for seq, verdict in state.verdicts.items()),
+        records=sum(len(one.rows) for one in alike),
+        annotations=sum(len(one.rows) * len(one.given) for one in alike),
+        disputed=sum(verdict == "disputed" and seq in rows and rows[seq].kind in kinds for seq, verdict in state.verdicts.items()),
         quality=judge_annotators(state, kinds),
         simulated=any(answer.simulated for answer in (*every, *rulings)),
         reviewers=tuple(sorted({annotation.user for annotation in every})),

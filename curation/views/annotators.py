@@ -17,14 +17,15 @@ from argilla_setup import forms
 from curation.answer_checks import time_of
 from curation.decide import KNOWN_BAD, Annotation
 from curation.intervals import Estimate
-from curation.quality.agreement import Agreement, Level, Rating, measure, measure_slices
+from curation.quality.agreement import Agreement, Level, Rating, measure, measure_rows, measure_slices
 from curation.quality.annotators import (
+    Alike,
     Answer,
     ControlResult,
     Pace,
     PersonEstimate,
     exact_share,
-    fit_answers,
+    fit_alike,
     grade_controls,
     paces,
 )
@@ -142,14 +143,16 @@ def judge_annotators(state: ProjectState, kinds: Sequence[Kind] = KINDS, *, slic
         kinds: kinds of rows.
         slices: also measure the agreement within labels and weeks.
     """
-    answers, controls = _judgments(state, kinds), _controls(state, kinds)
+    alike, controls = answered_alike(state, kinds), _controls(state, kinds)
+    answers = [Alike([row.id for row in one.rows], one.judged) for one in alike if one.meant]
     graded = {result.user: result for result in _graded(state, kinds, controls)} if controls else {}
-    model = fit_answers(answers, controls=controls.values()) if answers else None
+    model = fit_alike(answers, controls=controls.values()) if answers else None
     fitted = {person.user: person for person in model.people} if model else {}
     timed = {pace.user: pace for pace in paces(_submits(state, kinds))}
-    said = [annotation for _, given in _counted(state, kinds) for annotation in given]
-    counted = Counter(annotation.user for annotation in said)
-    simulated = {annotation.user for annotation in said if annotation.simulated}
+    counted = Counter[str]()
+    for one in alike:
+        counted.update({user: len(one.rows) * n for user, n in Counter(annotation.user for annotation in one.given).items()})
+    simulated = {annotation.user for one in alike for annotation in one.given if annotation.simulated}
     people = tuple(
         Annotator(user, n, user in simulated, graded.get(user), fitted.get(user), timed.get(user)) for user, n in sorted(counted.items())
     )
@@ -158,7 +161,7 @@ def judge_annotators(state: ProjectState, kinds: Sequence[Kind] = KINDS, *, slic
         groups=model.groups if model else (),
         error_rate=model.error_rate if model else None,
         bad_rate=model.bad_rate if model else None,
-        agreements=tuple(agreements_of(state, kinds, slices=slices)),
+        agreements=tuple(_agreements(state, kinds, alike, slices=slices)),
         control=_sum_results(graded.values()),
     )
 
@@ -209,13 +212,19 @@ def agreements_of(state: ProjectState, kinds: Sequence[Kind] = KINDS, *, slices:
         kinds: kinds of rows.
         slices: also measure the deciding question within labels and weeks.
     """
+    return _agreements(state, kinds, answered_alike(state, kinds), slices=slices)
+
+
+def _agreements(state: ProjectState, kinds: Sequence[Kind], answered: Sequence[AnsweredAlike], *, slices: bool) -> list[Agreement]:
     first, others = list[Agreement](), list[Agreement]()
     for kind in kinds:
-        decided = [Rating(str(row.seq), one.user, _value(one)) for row, given in _counted(state, (kind,)) for one in given]
-        if not decided:
+        alike = [one for one in answered if one.rows[0].kind == kind]
+        if not alike:
             continue
-        first.append(measure(QUESTIONS[kind], decided))
+        values = [(tuple(map(_value, one.given)), [row.seq for row in one.rows]) for one in alike]
+        first.append(measure_rows(QUESTIONS[kind], values))
         others += [measure(name, ratings, level=level, order=order) for name, (ratings, level, order) in _extra(state, kind).items()]
+        decided = [Rating(str(row.seq), a.user, _value(a)) for one in alike for row in one.rows for a in one.given] if slices else []
         for of_row in (_labels, _weeks) if slices else ():
             found = measure_slices(QUESTIONS[kind], decided, _large_slices(of_row(state, kind), decided))
             others += found[1:]
@@ -265,13 +274,36 @@ def _counted(state: ProjectState, kinds: Sequence[Kind]) -> list[tuple[Row, list
     return [(row, given) for seq, given in state.annotations.items() if given and (row := state.row_by_seq[seq]).kind in kinds]
 
 
+@dataclass(frozen=True)
+class AnsweredAlike:
+    """Rows on which the same people gave the same answers, with the same meaning. Most of a million answers are one of few."""
+
+    given: Sequence[Annotation]
+    meant: tuple[str, ...]
+    """The answers that approve these rows as they are; empty where nobody knows."""
+    rows: list[Row]
+
+    @property
+    def judged(self) -> list[tuple[str, bool]]:
+        """(user, True where the answer turns the row down) of each answer."""
+        return [(one.user, one.says not in self.meant) for one in self.given]
+
+
+def answered_alike(state: ProjectState, kinds: Sequence[Kind]) -> list[AnsweredAlike]:
+    """Return the answered rows of these kinds, grouped by what annotators answered."""
+    known, found = state.control_file.verdicts, dict[tuple[object, ...], AnsweredAlike]()
+    for row, given in _counted(state, kinds):
+        # Equal answers are as a rule one object, and to compare objects is quick. Where they are not, the group is smaller.
+        key = (row.kind, row.better, known.get(row.seq), *map(id, given))
+        if (one := found.get(key)) is None:
+            one = found[key] = AnsweredAlike(given, _meant(row, known.get(row.seq)), [])
+        one.rows.append(row)
+    return list(found.values())
+
+
 def _judgments(state: ProjectState, kinds: Sequence[Kind]) -> list[Answer]:
     """Return the answers as judgments of the row as it is. A pair without a better response is none, unless its verdict is known."""
-    known, out = state.control_file.verdicts, list[Answer]()
-    for row, given in _counted(state, kinds):
-        meant = _meant(row, known.get(row.seq))
-        out += [Answer(row.id, one.user, one.says not in meant) for one in given if meant]
-    return out
+    return [Answer(row.id, *said) for one in answered_alike(state, kinds) if one.meant for row in one.rows for said in one.judged]
 
 
 def _meant(row: Row, known: str | None) -> tuple[str, ...]:

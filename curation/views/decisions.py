@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from operator import attrgetter
 
 from argilla_setup import forms
 from curation import decide as rules
@@ -247,7 +248,8 @@ def _decide_kind(
         key: tuple[object, ...] = (seq,)
         if seq not in known.special and seq not in families:
             said, override = annotations.get(seq, ()), overrides.get(seq)
-            key = (totals.get(seq), groups[seq], row.better, row.how == "edited", *said, _override(override) if override else None)
+            # Equal annotations are as a rule one object; where they are not, the row is decided apart.
+            key = (totals.get(seq), groups[seq], row.better, row.how == "edited", override and override.decided, *map(id, said))
         alike.setdefault(key, []).append(row)
     facts_of = {key: _facts_of(state, known, rows[0], totals.get(rows[0].seq), families) for key, rows in alike.items()}
     passing = {row.seq for key, rows in alike.items() if rules.passes(facts_of[key], keeps[groups[rows[0].seq]]) for row in rows}
@@ -270,7 +272,7 @@ def _decide_kind(
             if row.seq in drawn and (row.seq in known.special or row.seq in annotations or row.seq in overrides):
                 answered[row.seq] = replace(rules.apply_annotations(facts_of[key], state.policy), seq=row.seq)
     sides = ScoredRows(frozenset(free & passing), frozenset(free & only_below), drawn, answered)
-    return sorted(decisions, key=lambda decision: decision.seq), sample, None if state.project.score.is_off else sides
+    return sorted(decisions, key=attrgetter("seq")), sample, None if state.project.score.is_off else sides
 
 
 def _facts_of(state: ProjectState, known: _Known, row: Row, total: float | None, families: Mapping[int, Family]) -> Facts:

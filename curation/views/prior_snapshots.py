@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from curation.dedup import find_near_against
-from curation.dedup.arrow_text import Array
+from curation.dedup.arrow_text import Array, Texts
 from curation.dedup.lsh import NearIndex, add_sketches, bands_for, candidate_pairs, find_candidates, open_index, sketches, sketches_for
 from curation.records import Kind, completion_text, prompt_text
 from curation.snapshot.digest import read_rows_of, record_of
@@ -80,7 +80,7 @@ class Released:
     """Sketches, (rows, bands × bins) uint32."""
 
 
-def keep_sketches(workspace: Workspace, path: Path, kind: Kind, rows: Sequence[Row], *, watermark: int) -> None:
+def keep_sketches(workspace: Workspace, path: Path, kind: Kind, rows: Sequence[Row], *, watermark: int, texts: Texts | None = None) -> None:
     """Write the sketches of a snapshot's rows into the project's index, unless they are there.
 
     Args:
@@ -89,6 +89,7 @@ def keep_sketches(workspace: Workspace, path: Path, kind: Kind, rows: Sequence[R
         kind: kind of the rows.
         rows: the released rows.
         watermark: highest seq in the workbench when the snapshot was made.
+        texts: of the rows, as dedup compares them; None reads them.
     """
     if workspace.project.dedup.index is None:
         return
@@ -96,7 +97,8 @@ def keep_sketches(workspace: Workspace, path: Path, kind: Kind, rows: Sequence[R
     if file.is_file():
         return
     shingle, bands = workspace.project.dedup.shingle, bands_for(workspace.project.dedup.near)
-    values = sketches(texts_for_dedup(workspace, (row.texts for row in rows)), shingle=shingle, permutations=bands[0] * bands[1])
+    texts = texts_for_dedup(workspace, (row.texts for row in rows)) if texts is None else texts
+    values = sketches(texts, shingle=shingle, permutations=bands[0] * bands[1])
     ids = np.frombuffer(b"".join(bytes.fromhex(row.id) for row in rows), np.uint8).reshape(-1, 32)
     file.parent.mkdir(exist_ok=True)
     aside = file.with_name(f".{file.name}.{os.getpid()}")

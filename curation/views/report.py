@@ -148,15 +148,16 @@ PACKAGES = ("seedcorn", "argilla", "anthropic", "datasketch", "faiss-cpu", "sent
 SHOWN_STAGES = ("generate", "import", "score", "dedup", "screen", "push", "pull", "snapshot")
 
 
-def report_data(workspace: Workspace, *, names: Mapping[str, str] | None = None) -> schema.ReportData:
+def report_data(workspace: Workspace, *, names: Mapping[str, str] | None = None, state: ProjectState | None = None) -> schema.ReportData:
     """Return everything the page shows at this moment; parts that were not run are None.
 
     Args:
         workspace: the project.
         names: how the annotators appear, by user name; None for their own names, as in the data lead's report.
+        state: of the project, if it was read already.
     """
     project, db = workspace.project, workspace.db
-    state = ProjectState(workspace)
+    state = state or ProjectState(workspace)
     by_seq = state.row_by_seq
     verdicts, findings = state.decisions, state.findings(*FINDING_STAGES)
     ran = {stage for stage in SHOWN_STAGES if runs.latest_run(db, stage)}

@@ -255,16 +255,28 @@ class ProjectState:
 
     def _annotate(self, answers: Mapping[int, Sequence[StoredAnswer]]) -> dict[int, list[Annotation]]:
         found: dict[int, list[Annotation]] = {}
-        # Only a text that was written can be one over several rows.
-        texts = (forms.EDITED_COMPLETION, forms.CORRECTED)
-        written = {seq: given for seq, given in answers.items() if any(one.values.get(name) for one in given for name in texts)}
+        # Most answers share the values of many others (`reviews.latest_answers`), which are looked at once. Only a text that was written
+        # can be one over several rows, or depends on the row.
+        distinct = {id(one.values): one.values for given in answers.values() for one in given}
+        texts = {key for key, values in distinct.items() if any(values.get(name) for name in (forms.EDITED_COMPLETION, forms.CORRECTED))}
+        written = {seq: given for seq, given in answers.items() if any(id(one.values) in texts for one in given)} if texts else {}
         unused = {answer.response for answer in find_bulk_edits(self._submitted(written))} if written else set()
+        plain: dict[tuple[str, int, bool], Annotation | None] = {}
         for seq, given in answers.items():
             row = self.row_by_seq.get(seq)
-            if row is not None:
-                counted = (answer for answer in given if answer.status == "submitted" and answer.response not in unused)
-                # In order of the user's name, as the answers are.
-                found[seq] = [said for answer in counted if (said := annotation_of(answer, row)) is not None]
+            if row is None:
+                continue
+            found[seq] = said = []  # in order of the user's name, as the answers are
+            for answer in given:
+                if answer.status != "submitted" or answer.response in unused:
+                    continue
+                if row.kind == "instruction" and id(answer.values) not in texts:
+                    key = answer.user, id(answer.values), answer.simulated
+                    one = plain[key] if key in plain else plain.setdefault(key, annotation_of(answer, row))
+                else:
+                    one = annotation_of(answer, row)
+                if one is not None:
+                    said.append(one)
         return found
 
     @cached_property
@@ -275,7 +287,7 @@ class ProjectState:
     @cached_property
     def kept(self) -> set[int]:
         """Rows that a data lead force-keeps: the row itself, or the edited version chosen in its place."""
-        return facts.kept_seqs(self.db)
+        return facts.kept_seqs(self.overrides)
 
     @cached_property
     def verdicts(self) -> dict[int, str]:

@@ -77,7 +77,7 @@ def test_undo_restores_rows_that_had_no_override(garden: Bed) -> None:
     found = stages.undo(garden.folder)
     assert (found.rows_in, found.counts["before"], found.counts["verdicts"]) == (3, {"dropped": 3}, {"to_review": 3})
     with open_store(garden.folder) as db:
-        assert facts.overrides_by_seq(db) == {} == dict.fromkeys(facts.kept_seqs(db))
+        assert facts.overrides_by_seq(db) == {} == dict.fromkeys(facts.kept_seqs(facts.overrides_by_seq(db)))
         assert db.execute("SELECT count(*) FROM overrides").fetchone()[0] == 6
     stages.undo(garden.folder)
     assert list(garden.verdicts().values()).count("dropped") == 3
