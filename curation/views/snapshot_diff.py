@@ -162,7 +162,7 @@ def _read(path: Path) -> pa.Table:
 
     manifest, parts = read_manifest(path), list[pa.Table]()
     tables: dict[str, pa.Table] = {split: read_split(path, split, manifest=manifest) for split in manifest.splits}
-    if plain_leaves(tables, manifest.kind, schema=schema_of(manifest.kind)) is None:
+    if plain_leaves(tables, manifest.kind, schema=schema_of(manifest.kind), hashed=False) is None:
         for line in (line for table in tables.values() for line in read_rows_of(table, manifest.kind)):
             if not is_record(line, manifest.kind):
                 record_of(line, manifest.kind)  # raises what is wrong with the row
