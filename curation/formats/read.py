@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,10 @@ class OpenRows:
     format: str
     """Shape of the rows, an `ImportFormat` other than auto."""
     rows: Iterator[ReadRow]
+    raw: Rows | None = None
+    """The rows as they are in the file, where each is read apart from all others; else None. To be read in place of `rows`."""
+    read: Callable[[Rows], Iterator[ReadRow]] | None = None
+    """Reads any part of `raw`."""
 
     def __iter__(self) -> Iterator[ReadRow]:
         return self.rows
@@ -141,7 +146,8 @@ def open_rows(path: Path | str, options: ReadOptions | None = None) -> OpenRows:
     shape = given or _find_shape(str(path), renamed, options.columns)
     if options.format == "kto" or (options.format == "auto" and shape != "preference" and _has_feedback(renamed)):
         return OpenRows(raw.detected, "kto", _read_feedback(rows, shape, options))
-    return OpenRows(raw.detected, shape, _read_plain(rows, shape, options, pattern))
+    read = partial(_read_plain, shape=shape, options=options, pattern=pattern)
+    return OpenRows(raw.detected, shape, read(rows), rows, read)
 
 
 def _read_plain(rows: Rows, shape: Shape, options: ReadOptions, pattern: Pattern | None) -> Iterator[ReadRow]:

@@ -9,10 +9,11 @@ import glob
 import hashlib
 import itertools
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NamedTuple, TypeVar
 
 from curation.errors import ProjectError
 from curation.formats import ImportFormat
@@ -24,9 +25,11 @@ from curation.licences import read_license
 from curation.records import InstructionRecord, Record, candidates_of
 from curation.requests import Failure
 from curation.store import facts, records, runs
-from curation.store.records import UNKNOWN, Origin, Source, WrittenBy
+from curation.store.records import UNKNOWN, NewRows, Origin, Source, WrittenBy
+from curation.views.processes import count_processes, in_processes
 from curation.workspace import StageResult, Workspace, open_workspace
 
+_Row = TypeVar("_Row")
 _BATCH = 5000
 _LONGEST_NOTE = 240
 _SHOWN = 5
@@ -204,64 +207,111 @@ def _check_whole(files: Sequence[Path | str], options: ReadOptions) -> None:
             raise ProjectError(str(file), fact, "correct the file, or import without --strict")
 
 
+class _Batch(NamedTuple):
+    """Rows of a file as they are stored and counted; a process can return it."""
+
+    new: NewRows
+    sizes: list[int]
+    """Records of each row that could be read, in order."""
+    metadata: Counter[str]
+    left_out: Counter[str]
+    failures: list[tuple[int, RowFailure]]
+    """By place."""
+
+
 def _import_file(workspace: Workspace, rows: OpenRows, about: Source, group: str | None, run: int, counts: _Counts) -> None:
     """Write the rows of one file in batches, and the facts about the file."""
-    ordinal = itertools.count(1)
-    while batch := list(itertools.islice(rows, _BATCH)):
-        made = records.new_records(
-            one for row in batch for one in _imported(row, about.source, group, ordinal, one_each=rows.has_one_record_per_row)
-        )
-        ids = [new.id.hex() for new in made if not new.origin.part]
-        _count(batch, ids, records.known_ids(workspace.db, ids), counts)
-        _, added = records.add_records(workspace.db, made, run)
+    for batch in _read_batches(rows, about, group, run):
+        ids = [origin[0] for origin in batch.new.origins]
+        _count(batch, records.known_ids(workspace.db, ids), counts)
+        _, added = records.add_rows(workspace.db, batch.new, run)
         if added < len(ids):
-            counts.completed += records.complete_origins(workspace.db, (new.origin for new in made))
-        failures = [(row.place, row.failure) for row in batch if row.failure]
-        facts.add_failures(workspace.db, [_failure(about, place, failure) for place, failure in failures], run)
-        counts.failures += [f"{about.file}:{place}: not imported. {_detail(failure)[:_LONGEST_NOTE]}" for place, failure in failures][
+            counts.completed += records.complete_origins(workspace.db, batch.new)
+        facts.add_failures(workspace.db, [_failure(about, place, failure) for place, failure in batch.failures], run)
+        counts.failures += [f"{about.file}:{place}: not imported. {_detail(failure)[:_LONGEST_NOTE]}" for place, failure in batch.failures][
             :_SHOWN
         ]
-        counts.reasons.update(_kind_of(failure) for _, failure in failures)
+        counts.reasons.update(_kind_of(failure) for _, failure in batch.failures)
     unread = rows.detected.other_sheets
     counts.notes += [f"{about.file}: sheets {', '.join(unread)} were not read. To import one, name it with --sheet."] if unread else []
     counts.notes += _source_notes(about, records.add_source(workspace.db, about))
     counts.read_as.append(f"{about.file}: {rows.detected.describe()}; {rows.format}")
 
 
-def _count(batch: Sequence[ReadRow], ids: Sequence[str], known: set[str], counts: _Counts) -> None:
+def _read_batches(rows: OpenRows, about: Source, group: str | None, run: int) -> Iterator[_Batch]:
+    """Yield the rows of a file in batches, in order. Where rows are read apart from each other, forked processes read them."""
+    ordinal = itertools.count(1)
+
+    def convert(part: Iterable[ReadRow]) -> _Batch:
+        return _convert(part, about.source, group, None if rows.has_one_record_per_row else ordinal, run)
+
+    # A data set may hold values that no other process can receive.
+    if rows.raw is None or rows.read is None or rows.detected.kind in ("Arrow", "Hub"):
+        yield from map(convert, _parts(rows.rows))
+        return
+    read, raw = rows.read, rows.raw
+    head = list(itertools.islice(raw, 2 * _BATCH))
+    processes = count_processes(len(head)) if len(head) == 2 * _BATCH else 1
+    parts = _parts(itertools.chain(head, raw))
+    del head
+    yield from in_processes(lambda part: convert(read(iter(part))), parts, processes=processes, what="curate import")
+
+
+def _parts(rows: Iterator[_Row]) -> Iterator[list[_Row]]:
+    while part := list(itertools.islice(rows, _BATCH)):
+        yield part
+
+
+def _convert(rows: Iterable[ReadRow], source: str, group: str | None, ordinal: Iterator[int] | None, run: int) -> _Batch:
+    """Return rows as they are stored and counted.
+
+    Args:
+        rows: the rows.
+        source: digest of the file.
+        group: name of the group column, or None.
+        ordinal: numbers the records of the file; None if the place of a row identifies its record.
+        run: number of the run.
+    """
+    batch, metadata, left_out = list(rows), Counter[str](), Counter[str]()
+    for row in batch:
+        left_out.update(row.left_out)
+        for example in row.examples:
+            if example.meta:
+                metadata.update(list(example.meta))
+    new = records.new_rows((one for row in batch for one in _imported(row, source, group, ordinal)), run)
+    sizes = [len(row.examples) for row in batch if not row.failure]
+    return _Batch(new, sizes, metadata, left_out, [(row.place, row.failure) for row in batch if row.failure])
+
+
+def _count(batch: _Batch, known: set[bytes], counts: _Counts) -> None:
     """Count each row once: as failed, as new if one of its records is new, else as present.
 
     Args:
         batch: the rows.
-        ids: ids of the batch's examples, in order.
         known: ids of the project's rows.
         counts: the counts to update.
     """
-    following = iter(ids)
-    for row in batch:
-        if row.left_out:
-            counts.left_out.update(row.left_out)
-        if row.failure:
-            counts.rows += row.failure.rows
-            counts.failed += row.failure.rows
-            continue
-        counts.rows += 1
+    counts.metadata.update(batch.metadata)
+    counts.left_out.update(batch.left_out)
+    failed = sum(failure.rows for _, failure in batch.failures)
+    counts.rows += failed + len(batch.sizes)
+    counts.failed += failed
+    kinds = {identity: kind for identity, kind, _, _ in batch.new.records}
+    following = (origin[0] for origin in batch.new.origins)
+    for size in batch.sizes:
         fresh = False
-        for example in row.examples:
-            identity = next(following)
-            if example.meta:
-                counts.metadata.update(list(example.meta))
+        for identity in itertools.islice(following, size):
             if identity not in known:
                 known.add(identity)
-                counts.records["instruction" if isinstance(example.value, InstructionRecord) else "preference"] += 1
+                counts.records[kinds[identity]] += 1
                 fresh = True
         counts.new += fresh
         counts.present += not fresh
 
 
-def _imported(row: ReadRow, source: str, group: str | None, ordinal: Iterator[int], *, one_each: bool) -> Iterator[tuple[Record, Origin]]:
+def _imported(row: ReadRow, source: str, group: str | None, ordinal: Iterator[int] | None) -> Iterator[tuple[Record, Origin]]:
     for example in row.examples:
-        item = row.place if one_each else next(ordinal)
+        item = row.place if ordinal is None else next(ordinal)
         seed_group = f"{group or 'tree'}:{example.group}" if example.group is not None else None
         if isinstance(example.value, InstructionRecord):
             yield example.value, Origin("imported", source, item, seed_group=seed_group, meta=example.meta)

@@ -179,53 +179,60 @@ class Row(NamedTuple):
         return self.texts[1]
 
 
-class NewRecord(NamedTuple):
-    """A record to be added with its origin."""
+class NewRows(NamedTuple):
+    """Records with their origins as plain values: what the tables hold."""
 
-    id: bytes
-    kind: Kind
-    label: str | None
-    body: bytes
-    origin: Origin
+    records: list[tuple[bytes, Kind, str | None, bytes]]
+    """Id, kind, label and body, in order."""
+    origins: list[tuple[Any, ...]]
+    """Parameters of `_ADD_ORIGIN` for each row; the first is the record's id."""
+    candidates: list[tuple[Any, ...]]
+    """The same for the candidates of pairs."""
 
 
-def new_records(made: Iterable[tuple[Record, Origin]]) -> list[NewRecord]:
-    """Return records with their origins as `add_records` stores them."""
-    out = []
+def new_rows(made: Iterable[tuple[Record, Origin]], run: int) -> NewRows:
+    """Return records with their origins as `add_rows` stores them.
+
+    Args:
+        made: the records, each with its origin.
+        run: number of the run that makes them.
+    """
+    new = NewRows([], [], [])
     for record, origin in made:
         identity, body = identify(record)
-        out.append(NewRecord(bytes.fromhex(identity), record.kind, record.label if record.kind == "instruction" else None, body, origin))
-    return out
+        key = bytes.fromhex(identity)
+        new.records.append((key, record.kind, record.label if record.kind == "instruction" else None, body))
+        (new.candidates if origin.part else new.origins).append(_origin(key, origin, run))
+    return new
 
 
 def add_records(
-    db: sqlite3.Connection,
-    made: Iterable[tuple[Record, Origin]] | Sequence[NewRecord],
-    run: int,
-    *,
-    failures: Iterable[Failure] = (),
+    db: sqlite3.Connection, made: Iterable[tuple[Record, Origin]], run: int, *, failures: Iterable[Failure] = ()
 ) -> tuple[int, int]:
     """Add records and origins in one transaction, with the failures of the same run; existing rows stay unchanged.
 
     Args:
         db: connection to workbench.db.
-        made: records with their origins, or what `new_records` made of them.
+        made: records with their origins.
         run: number of the run.
         failures: calls or rows that became no record.
 
     Returns:
         (new records, new origins); a pair's candidates count only among the records.
     """
-    batch = [new for one in made for new in ([one] if isinstance(one, NewRecord) else new_records([one]))]
+    return add_rows(db, new_rows(made, run), run, failures=failures)
+
+
+def add_rows(db: sqlite3.Connection, new: NewRows, run: int, *, failures: Iterable[Failure] = ()) -> tuple[int, int]:
+    """Add what `new_rows` made; see `add_records`."""
     with db:
         db.execute("BEGIN IMMEDIATE")
         # OR IGNORE: the id is the hash of the content, so a record with this id is equal.
-        records_added = db.executemany(
-            "INSERT OR IGNORE INTO records (id, kind, label, body) VALUES (?, ?, ?, ?)", [new[:4] for new in batch]
-        ).rowcount
+        sql = "INSERT OR IGNORE INTO records (id, kind, label, body) VALUES (?, ?, ?, ?)"
+        records_added = db.executemany(sql, new.records).rowcount
         # Rows and candidates apart, because rowcount must count the rows only.
-        new_origins = db.executemany(_ADD_ORIGIN, [_origin(new, run) for new in batch if new.origin.part == 0]).rowcount
-        db.executemany(_ADD_ORIGIN, [_origin(new, run) for new in batch if new.origin.part])
+        new_origins = db.executemany(_ADD_ORIGIN, new.origins).rowcount
+        db.executemany(_ADD_ORIGIN, new.candidates)
         store_failures(db, failures, run)
     return max(records_added, 0), max(new_origins, 0)
 
@@ -242,20 +249,20 @@ def store_failures(db: sqlite3.Connection, failures: Iterable[Failure], run: int
     db.executemany("INSERT OR IGNORE INTO failures VALUES (?, ?, ?, ?, ?, ?)", rows)
 
 
-def known_ids(db: sqlite3.Connection, ids: Iterable[str]) -> set[str]:
-    """Return those of the hex ids that are rows of the project already; a pair's candidates are none."""
-    wanted, found = list(dict.fromkeys(ids)), set[str]()
+def known_ids(db: sqlite3.Connection, ids: Iterable[bytes]) -> set[bytes]:
+    """Return those of the ids that are rows of the project already; a pair's candidates are none."""
+    wanted, found = list(dict.fromkeys(ids)), set[bytes]()
     # Below the 999 parameters of a statement that SQLite before 3.32 allows.
     for start in range(0, len(wanted), 500):
-        part = [bytes.fromhex(identity) for identity in wanted[start : start + 500]]
+        part = wanted[start : start + 500]
         marks = ", ".join("?" for _ in part)
         sql = f"""SELECT id FROM records r WHERE id IN ({marks})
           AND EXISTS (SELECT 1 FROM origins o WHERE o.seq = r.seq AND o.role = 'row')"""
-        found |= {row["id"].hex() for row in db.execute(sql, part)}
+        found.update(row["id"] for row in db.execute(sql, part))
     return found
 
 
-def complete_origins(db: sqlite3.Connection, origins: Iterable[Origin]) -> int:
+def complete_origins(db: sqlite3.Connection, new: NewRows) -> int:
     """Add the metadata and the group that origins in the store lack, as when a file is imported again with more said about it.
 
     Nothing that is there changes, and erased rows stay empty. Returns how many origins were completed.
@@ -264,9 +271,8 @@ def complete_origins(db: sqlite3.Connection, origins: Iterable[Origin]) -> int:
       WHERE how = :how AND source = :source AND item = :item AND part = :part
       AND ((meta IS NULL AND :meta IS NOT NULL) OR (seed_group IS NULL AND :seed_group IS NOT NULL))
       AND (SELECT erased FROM records r WHERE r.seq = origins.seq) IS NULL"""
-    values = [
-        {"meta": _meta(o), "seed_group": o.seed_group, "how": o.how, "source": o.source, "item": o.item, "part": o.part} for o in origins
-    ]
+    names = ("id", *_ORIGIN)
+    values = [dict(zip(names, origin, strict=True)) for origin in (*new.origins, *new.candidates)]
     with db:
         db.execute("BEGIN IMMEDIATE")
         return max(db.executemany(sql, values).rowcount, 0)
@@ -562,16 +568,16 @@ def count_duplicates_by_id(db: sqlite3.Connection) -> list[tuple[int, int]]:
     return [(row["seq"], row["n"]) for row in db.execute(sql)]
 
 
-_ADD_ORIGIN = """
-  INSERT OR IGNORE INTO origins (seq, how, role, source, item, part, cell, better, parent, seed_group, raw, run, meta)
-  VALUES ((SELECT seq FROM records WHERE id = ?), ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
+_ORIGIN = ("how", "role", "source", "item", "part", "cell", "better", "parent", "seed_group", "raw", "run", "meta")
+_ADD_ORIGIN = f"""
+  INSERT OR IGNORE INTO origins (seq, {", ".join(_ORIGIN)})
+  VALUES ((SELECT seq FROM records WHERE id = ?){", ?" * len(_ORIGIN)})"""
 
 
-def _origin(new: NewRecord, run: int) -> tuple[object, ...]:
-    origin = new.origin
+def _origin(identity: bytes, origin: Origin, run: int) -> tuple[Any, ...]:
     raw = json.dumps(origin.raw, ensure_ascii=False) if origin.raw is not None else None
     return (
-        new.id, origin.how, "candidate" if origin.part else "row", origin.source, origin.item, origin.part, origin.cell, origin.better,
+        identity, origin.how, "candidate" if origin.part else "row", origin.source, origin.item, origin.part, origin.cell, origin.better,
         origin.parent, origin.seed_group, raw, run, _meta(origin),
     )  # fmt: skip
 

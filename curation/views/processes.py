@@ -11,7 +11,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
-from curation.dedup import arrow_text
 from curation.errors import ProjectError
 from curation.store.database import HEARTBEAT
 
@@ -68,7 +67,7 @@ def in_processes(work: Callable[[Part], Result], parts: Iterable[Part], *, proce
         while waiting:
             yield waiting.popleft().result()
     except BrokenProcessPool as error:
-        fact = "lost a process that it had started (killed, or out of memory); the results of this run were not stored"
+        fact = "lost a process that it had started (killed, or out of memory), and stopped"
         raise ProjectError(what, fact, "run again; with less memory, taskset -c 0 makes it work in one process") from error
     finally:
         pool.shutdown(cancel_futures=True)
@@ -79,7 +78,9 @@ def _begin(work: Callable[[Any], Any]) -> None:
     global _work
     _work = work
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    arrow_text.use_threads(1)
+    # Work with compiled loops has loaded them before the fork.
+    if (loops := sys.modules.get("curation.dedup.arrow_text")) is not None:
+        loops.use_threads(1)
     # Collecting would write to every object of the parent, and so copy its memory.
     gc.freeze()
     threading.Thread(target=_end_with_parent, daemon=True).start()

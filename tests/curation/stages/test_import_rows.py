@@ -24,6 +24,7 @@ from curation.template import write_template
 from tests.conftest import ROOT
 from tests.support import command_line
 from tests.support.fake_hub import COMMIT, serve_hub
+from tests.support.projects import blank
 
 BRIEF = "Answer gardening questions for beginners in two sentences."
 
@@ -276,3 +277,26 @@ def test_a_data_set_of_the_hub_is_streamed_and_its_commit_recorded(garden: Path,
     assert metadata(garden) == [{"lang": "en", "split": "train"}, {"lang": "de", "split": "train"}]
     with open_store(garden) as db:
         assert [(s.file, s.license) for s in records.list_sources(db)] == [(f"hf://own/data at {COMMIT[:12]}", "MIT")]
+
+
+def test_forked_processes_import_what_one_process_imports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "rows.jsonl"
+    with file.open("w") as out:
+        for n in range(10_500):
+            # A repeated row, a broken line and a row without an answer among the others.
+            asked = n - n % 7 if n % 500 == 3 else n
+            row = {"instruction": f"question {asked}", "output": "" if n % 900 == 5 else "yes", "topic": n % 11, "by": f"p{n % 40}"}
+            out.write(("{broken" if n % 1000 == 9 else json.dumps(row)) + "\n")
+    tables = ("records", "origins", "failures")
+    found = []
+    for cores in ({0}, {0, 1}):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _, cores=cores: cores)
+        folder = blank(tmp_path / f"cores{len(cores)}")
+        first, again = stages.import_rows(folder, file), stages.import_rows(folder, file, group="by")
+        with open_store(folder) as db:
+            found.append((first, again, [[tuple(line) for line in db.execute(f"SELECT * FROM {table}")] for table in tables]))
+    assert found[0] == found[1]
+    first, again, (stored, origins, failed) = found[0]
+    assert (len(stored), len(origins), len(failed)) == (first.counts["new"], first.rows_out, first.counts["failed"])
+    assert first.counts["failed"] == 23
+    assert again.counts["already_present"] == first.rows_out
