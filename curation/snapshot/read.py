@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from curation.errors import SnapshotError, command
+from curation.records import Kind
 from curation.snapshot.digest import kind_of
 from curation.snapshot.manifest import MANIFEST, SIGNATURE, SPLITS, Manifest, Split, read_manifest
 from curation.snapshot.write import check_rows, file_sha256, schema_of
@@ -192,19 +193,33 @@ def diff_snapshots(a: Path, b: Path) -> SnapshotDiff:
     Raises:
         SnapshotError: they hold different kinds of rows.
     """
+    kind = check_kinds(a, b)
+    return diff_rows(_ids_of(a), _ids_of(b), kind)
+
+
+def check_kinds(a: Path, b: Path) -> Kind:
+    """Return the kind of both snapshots.
+
+    Raises:
+        SnapshotError: they hold different kinds of rows.
+    """
+    first, second = (read_manifest(path).kind for path in (a, b))
+    if first != second:
+        raise SnapshotError(str(b), f"holds {second} rows and {a} {first} rows", "name two snapshots of one kind")
+    return first
+
+
+def diff_rows(before: pa.Table, after: pa.Table, kind: Kind) -> SnapshotDiff:
+    """Compare the rows of two snapshots of a kind: tables with the columns id, split and, for pairs, response (the chosen one)."""
     import pyarrow.compute as pc
 
-    kinds = [read_manifest(path).kind for path in (a, b)]
-    if kinds[0] != kinds[1]:
-        raise SnapshotError(str(b), f"holds {kinds[1]} rows and {a} {kinds[0]} rows", "name two snapshots of one kind")
-    before, after = _ids_of(a), _ids_of(b)
     # Arrow's hash tables take a fraction of what sets of a million strings do.
     there, here = (pc.index_in(one["id"], value_set=other["id"]) for one, other in ((before, after), (after, before)))
     added, removed = after.filter(here.is_null()), before.filter(there.is_null())
     old, new = before.filter(there.is_valid()), after.take(there.drop_null())
     moved = pc.not_equal(old["split"], new["split"])
     both = zip(*(table.filter(moved)[name].to_pylist() for table, name in ((old, "id"), (old, "split"), (new, "split"))), strict=True)
-    flipped = old.filter(pc.not_equal(old["chosen"], new["chosen"]))["id"].to_pylist() if kinds[0] == "preference" else []
+    flipped = old.filter(pc.not_equal(old["response"], new["response"]))["id"].to_pylist() if kind == "preference" else []
     return SnapshotDiff(
         added=tuple(sorted(zip(added["id"].to_pylist(), added["split"].to_pylist(), strict=True))),
         removed=tuple(sorted(zip(removed["id"].to_pylist(), removed["split"].to_pylist(), strict=True))),
@@ -214,7 +229,7 @@ def diff_snapshots(a: Path, b: Path) -> SnapshotDiff:
 
 
 def _ids_of(path: Path) -> pa.Table:
-    """Return the id and split of each row and, for a pair, the chosen text."""
+    """Return the id and split of each row and, for a pair, the chosen response."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -224,6 +239,6 @@ def _ids_of(path: Path) -> pa.Table:
         table = read_split(path, split, manifest=manifest, columns=["id", "chosen"] if is_pair else ["id"])
         columns = {"id": table["id"], "split": pa.repeat(split, table.num_rows)}
         if is_pair:
-            columns["chosen"] = pc.struct_field(pc.list_element(table["chosen"], 0), "content")
+            columns["response"] = pc.struct_field(pc.list_element(table["chosen"], 0), "content")
         parts.append(pa.table(columns))
     return pa.concat_tables(parts)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Container, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +18,7 @@ import numpy as np
 from curation.snapshot.columns import plain_leaves
 from curation.snapshot.digest import is_record, read_rows_of, record_of
 from curation.snapshot.manifest import Split, read_manifest
-from curation.snapshot.read import SnapshotDiff, diff_snapshots, read_split
+from curation.snapshot.read import SnapshotDiff, check_kinds, diff_rows, read_split
 from curation.snapshot.write import schema_of
 from curation.store import facts, records
 from curation.views.state import ProjectState
@@ -107,8 +108,10 @@ def compare_snapshots(old: Path, new: Path, *, workspace: Workspace | None = Non
     """
     import pyarrow.compute as pc
 
-    ids = diff_snapshots(old, new)
-    before, after = _read(old), _read(new)
+    kind = check_kinds(old, new)
+    with ThreadPoolExecutor(2) as pool:  # Arrow does most of the work, without the GIL
+        before, after = pool.map(_read, (old, new))
+    ids = diff_rows(before, after, kind)
     gone, came = _rows_of(before, {row for row, _ in ids.removed}), _rows_of(after, {row for row, _ in ids.added})
     edited = _edits(gone, came, _lineage(workspace, came) if workspace and came else {})
     stayed = {row for row, _, _ in ids.changed_split} | set(ids.flipped)

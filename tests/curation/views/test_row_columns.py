@@ -1,0 +1,66 @@
+"""Columns of rows hold the texts that single rows have."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import pytest
+
+from curation.records import Kind, Message, Record, identify, make_instruction, make_pair, parse_record
+from curation.snapshot.write import schema_of
+from curation.store.records import Row
+from curation.views.row_columns import prompts_of, read_columns
+
+TURNS = (
+    Message(role="system", content="Be brief."), Message(role="user", content="Hello"), Message(role="assistant", content="Hi."),
+    Message(role="user", content="And now?"),
+)  # fmt: skip
+
+
+def row_of(seq: int, record: Record, better: int | None = None) -> Row:
+    identity, body = identify(record)
+    label = record.label if record.kind == "instruction" else None
+    return Row(seq, identity, record.kind, label, body, None, better, "imported", None, None)
+
+
+def rows_of(kind: Kind, *, turns: bool) -> list[Row]:
+    prompts = [(Message(role="user", content=f"prompt {n} é"),) for n in range(3)] + [TURNS] * turns
+    if kind == "preference":
+        pairs = [make_pair(prompt, *(("b", "a") if n % 2 else ("a", "b"))) for n, prompt in enumerate(prompts)]
+        return [row_of(seq, record, better) for seq, (record, better) in enumerate(pairs, 1)]
+    answer = Message(role="assistant", content="yes")
+    values = [{"kind": kind, "prompt": p, "completion": answer, "label": "x" if n else None} for n, p in enumerate(prompts)]
+    return [row_of(seq, parse_record(value)) for seq, value in enumerate(values, 1)]
+
+
+@pytest.mark.parametrize("turns", [False, True])
+@pytest.mark.parametrize("kind", ["instruction", "preference"])
+def test_texts_are_those_of_the_rows(kind: Kind, turns: bool) -> None:
+    rows = rows_of(kind, turns=turns)
+    columns = read_columns(kind, rows)
+    assert columns.for_dedup("prompt").to_pylist() == [row.prompt for row in rows]
+    assert columns.for_dedup("completion").to_pylist() == [row.completion for row in rows]
+    assert columns.for_dedup("both").to_pylist() == [f"{row.prompt}\n\n{row.completion}" for row in rows]
+
+
+@pytest.mark.parametrize("kind", ["instruction", "preference"])
+def test_rows_of_a_snapshot_have_every_turn_and_the_better_response_first(kind: Kind) -> None:
+    rows = rows_of(kind, turns=True)
+    places = [3, 0, 1]
+    found = read_columns(kind, rows).snapshot_rows(pa.array(places))
+    assert found.schema == schema_of(kind)
+    for line, row in zip(found.to_pylist(), [rows[place] for place in places], strict=True):
+        assert line["id"] == row.id and line["prompt"] == [turn.model_dump() for turn in row.record.prompt]
+        if kind == "instruction":
+            assert (line["completion"], line["label"]) == ([{"role": "assistant", "content": "yes"}], row.label)
+        else:
+            assert row.better is not None
+            sides = [line[side][0]["content"] for side in ("chosen", "rejected")]
+            assert sides == [row.answers[row.better], row.answers[1 - row.better]]
+
+
+def test_rows_outside_of_the_columns_are_parsed() -> None:
+    rows, other = rows_of("instruction", turns=False), row_of(9, make_instruction("another", "yes"))
+    columns = read_columns("instruction", rows)
+    assert prompts_of([rows[2], other, rows[0]], rows, columns).to_pylist() == [rows[2].prompt, "another", rows[0].prompt]
+    assert prompts_of(rows[1:], rows, columns).to_pylist() == [row.prompt for row in rows[1:]]
+    assert prompts_of([], [], read_columns("instruction", [])).to_pylist() == []
