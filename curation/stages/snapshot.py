@@ -142,14 +142,9 @@ def snapshot(folder: Path, kind: Kind, *, name: str | None = None) -> StageResul
             fact = f"would use old findings: {stale[0].stage} is stale ({stale[0].why})"
             raise SnapshotError(f"a snapshot of {kind} rows", fact, stale[0].next_step)
         state = ProjectState(workspace)
-        decided = decide_all(state)
-        decisions, sample = {d.seq: d for d in decided.decisions if d.verdict == "approved"}, decided.samples.get(kind)
-        accepted = decided.acceptances.get(kind)
+        rows, sample, accepted = _approved(state, kind)
         if sample is not None:
             _check_sample(workspace, sample)
-        # The gates read the completion that leaves as the better one; annotators or a data lead may have chosen the other.
-        chosen = ((row, decisions[row.seq].better) for row in state.rows[kind] if row.seq in decisions)
-        rows = [row if row.better == better else row._replace(better=better) for row, better in chosen]
         if not rows:
             raise _nothing_approved(state, kind)
         if is_open(workspace.project.intended_use):
@@ -192,6 +187,16 @@ def snapshot(folder: Path, kind: Kind, *, name: str | None = None) -> StageResul
         warnings = manifest.provenance.warnings if manifest.provenance else ()
         notes = [text for text in (*separation.notes(), note, *warnings, last) if text]
         return StageResult("snapshot", run.rows_in, run.rows_out, counts, notes)
+
+
+def _approved(state: ProjectState, kind: Kind) -> tuple[list[Row], Sample | None, Acceptance | None]:
+    """Return the approved rows of a kind, its review sample, and what the certificate follows from."""
+    decided = decide_all(state)
+    better = {decision.seq: decision.better for decision in decided.decisions if decision.verdict == "approved"}
+    rows = [row for row in state.rows[kind] if row.seq in better]
+    # The gates read the completion that leaves as the better one; annotators or a data lead may have chosen the other.
+    rows = [row if row.better == better[row.seq] else row._replace(better=better[row.seq]) for row in rows]
+    return rows, decided.samples.get(kind), decided.acceptances.get(kind)
 
 
 def _certify(released: _Release, acceptance: Acceptance, about: ManifestFacts) -> str:

@@ -171,15 +171,24 @@ def _read(path: Path) -> pa.Table:
                 record_of(line, manifest.kind)  # raises what is wrong with the row
     for split, table in tables.items():
         answer = pc.list_element(table["completion" if manifest.kind == "instruction" else "chosen"], 0)
-        texts = [
-            pc.binary_join(pa.ListArray.from_arrays(chunk.offsets, chunk.values.field("content")), "\n") for chunk in table["prompt"].chunks
-        ]
+        texts = [_prompts_of(chunk) for chunk in table["prompt"].chunks]
         columns = [
             table["id"], pa.repeat(split, len(table)), pa.chunked_array(texts, pa.string()), pc.struct_field(answer, "content"),
             table["label"] if "label" in table.column_names else pa.nulls(len(table), pa.string()),
         ]  # fmt: skip
         parts.append(pa.table(columns, names=["id", "split", "prompt", "response", "label"]))
     return pa.concat_tables(parts)
+
+
+def _prompts_of(column: pa.ListArray) -> pa.Array:
+    """Return the turns of each prompt as one text; of prompts of one turn the texts are not copied."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    turns = pc.list_flatten(column).field("content")
+    if len(turns) == len(column):  # a record has at least one
+        return turns
+    return pc.binary_join(pa.ListArray.from_arrays(column.offsets, column.values.field("content")), "\n")
 
 
 def _rows_of(table: pa.Table, wanted: Collection[str]) -> dict[str, _Row]:
