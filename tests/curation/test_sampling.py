@@ -22,10 +22,9 @@ from curation.stages.push import rows_to_show
 from curation.store import records, reviews
 from curation.store.database import open_store
 from curation.store.reviews import StoredAnswer
-from curation.template import write_template
 from curation.views.decisions import decide_all
 from curation.views.state import ProjectState
-from tests.support.projects import BRIEF, Bed, blank, import_plain
+from tests.support.projects import BRIEF, Bed, blank, import_plain, write_blank
 from tests.support.review_settings import set_review
 
 KEY = b"0123456789abcdef"
@@ -162,7 +161,7 @@ def test_an_empty_rubric_is_refused_and_names_null(tmp_path: Path) -> None:
 
 def test_own_rows_become_a_snapshot_without_judge_and_people(tmp_path: Path) -> None:
     folder = tmp_path / "garden"
-    write_template(folder, "blank", import_only=True)
+    write_blank(folder, import_only=True)
     path = folder / "project.yaml"
     text = re.sub(r"(?m)^(brief|intended_use): .*$", rf"\1: {BRIEF}", path.read_text())
     path.write_text(re.sub(r"(?m)^  semantic: .*$", "  semantic: null", text))

@@ -24,6 +24,7 @@ from argilla_setup.server.control import describe_server, start_detached, stop_s
 from argilla_setup.server.doctor import examine
 from argilla_setup.server.home import Home, load_secrets, open_home
 from argilla_setup.server.processes import find_processes
+from tests.support import command_line
 from tests.support.argilla_people import as_person, dataset_of, found, person, push, submit, wait_for
 from tests.support.argilla_server import RunningArgilla, answers_in
 
@@ -31,8 +32,7 @@ pytestmark = pytest.mark.argilla
 
 
 def cli(*arguments: str | Path, code: int = 0) -> str:
-    command = [sys.executable, "-m", "argilla_setup", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    done = command_line.run("argilla_setup", *arguments)
     assert done.returncode == code, done
     return done.stdout
 

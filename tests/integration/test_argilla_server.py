@@ -34,6 +34,7 @@ from argilla_setup.server.environment import environment_folder
 from argilla_setup.server.home import load_secrets, open_home
 from argilla_setup.server.processes import find_processes
 from argilla_setup.users import Account
+from tests.support import command_line
 from tests.support.argilla_records import COUNT, WORKSPACE, as_person, make_dataset, search, settings, wait_for
 from tests.support.argilla_server import REPOSITORY, RunningArgilla
 
@@ -228,8 +229,7 @@ def test_the_command_shows_users_and_status(argilla_home: RunningArgilla) -> Non
     home = str(argilla_home.home.folder)
 
     def run(*arguments: str) -> Any:
-        command = [sys.executable, "-m", "argilla_setup", *arguments, "--home", home, "--json"]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = command_line.run("argilla_setup", *arguments, "--home", home, "--json")
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
 

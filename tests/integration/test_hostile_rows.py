@@ -36,7 +36,7 @@ __all__ = ["browser"]
 pytestmark = [pytest.mark.argilla, pytest.mark.browser]
 WORKSPACE = "hostile"
 SOAK = bool(os.environ.get("SEEDCORN_SOAK"))
-WALKED = 10
+WALKED = 5
 """Records that the default run opens one by one, after it has read all of them on one page."""
 ATTACK = """
 const name = new URL(import.meta.url).search.slice(1), home = new URL(import.meta.url).origin;

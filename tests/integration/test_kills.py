@@ -94,7 +94,7 @@ class Kills:
             calls = read_calls(self.project, self.verb)
             assert calls.in_flight <= CONCURRENCY
             self.seen.append((calls, dict(self.log.bought())))
-        assert self.landed >= LANDED * kills
+        assert self.landed >= int(LANDED * kills)
         return finish("curation", self.verb, str(self.project), "--json", folder=self.project.with_name(f"{self.verb}-end"))
 
     def check(self) -> None:

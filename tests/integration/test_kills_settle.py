@@ -84,7 +84,7 @@ def test_killed_at_any_moment_every_dispute_is_shown_once_and_settled_once(
         kill = {"folder": tmp_path / f"{number}", "ready": lambda n=least: relay.count("/records/bulk") >= n, "delay": delay}
         landed += kill_at("curation", "push", str(folder), **kill)
         held(argilla_home)
-    assert landed >= LANDED * kills
+    assert landed >= int(LANDED * kills)
     assert finish("curation", "push", str(folder), "--json", folder=tmp_path / "pushed")["to_settle"] == ROWS
     there = held(argilla_home)
     assert len(there) == ROWS
@@ -95,7 +95,7 @@ def test_killed_at_any_moment_every_dispute_is_shown_once_and_settled_once(
         least, delay = relay.count("/records") + 1, draw.uniform(0, 0.3)
         kill = {"folder": tmp_path / f"pull{number}", "ready": lambda n=least: relay.count("/records") >= n, "delay": delay}
         landed += kill_at("curation", "pull", str(folder), **kill)
-    assert landed >= LANDED * kills
+    assert landed >= int(LANDED * kills)
     finish("curation", "pull", str(folder), "--json", folder=tmp_path / "pulled")
     with open_store(folder) as db:
         verdicts, rows = facts.verdict_by_seq(db), records.list_rows(db, "instruction")

@@ -67,7 +67,7 @@ def test_sft_killed_while_it_trains_ends_at_the_same_adapter(tmp_path: Path) -> 
             ready = partial(has_learned, folder, step)
         landed += kill_at("training", "sft", str(file), folder=tmp_path / f"{number}", ready=ready, delay=delay)
         assert (folder / RUN).is_file() == (landed <= number)
-    assert landed >= LANDED * kills
+    assert landed >= int(LANDED * kills)
     told = finish("training", "sft", str(file), "--json", folder=tmp_path / "end")
     assert told["resumed_from"] and told["steps"] == steps
     assert told["adapter_digest"] == whole["adapter_digest"] == folder_digest(folder / ADAPTER)

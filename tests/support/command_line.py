@@ -21,11 +21,12 @@ PREFIX = {"curation": "Error: ", "training": "train: ", "argilla_setup": "argill
 def run(*command: object, limit: int | None = None, **environ: str) -> subprocess.CompletedProcess[str]:
     """`python -m COMMAND` as a person runs it; `limit` is the largest file it may write, in KiB."""
     module, *words = map(str, command)
-    if module not in zygote.PRELOADED or any(name.startswith("HF_") for name in environ):  # read at the import of their libraries
+    if any(name.startswith("HF_") for name in environ):  # read at the import of their libraries
         assert limit is None
         words = [sys.executable, "-m", module, *words]
         return subprocess.run(words, cwd=ROOT, env=os.environ | environ, capture_output=True, text=True, timeout=300)
-    done = zygote.run(module, *words, cwd=ROOT, env=os.environ | environ, limit=limit)
+    parent = "training" if module == "training" else "curation"
+    done = zygote.run(parent, *words, cwd=ROOT, env=os.environ | environ, limit=limit, program=module)
     return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
 
 

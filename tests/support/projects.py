@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from curation.simulation import process
 from curation.store import facts, records, reviews
 from curation.store.database import open_store
 from curation.store.reviews import StoredAnswer
-from curation.template import write_template
+from curation.template import name_of, write_template
 
 BRIEF = "Answer gardening questions for beginners in two sentences."
 
@@ -64,8 +66,25 @@ def standin(folder: Path, log: Path) -> Iterator[Bed]:
         process.stop(folder)
 
 
+NAME = "name-of-the-project"
+
+
+@cache
+def _blank_files(options: tuple[tuple[str, Any], ...]) -> dict[str, str]:
+    with tempfile.TemporaryDirectory() as home:
+        write_template(Path(home, NAME), "blank", **dict(options))
+        return {file.name: file.read_text() for file in Path(home, NAME).iterdir() if file.is_file()}
+
+
+def write_blank(folder: Path, **options: Any) -> None:
+    """Write what `write_template(folder, "blank")` writes; the JSON Schema in it takes half a second, so it is made once in a process."""
+    (folder / "protected").mkdir(parents=True)
+    for name, text in _blank_files(tuple(sorted(options.items()))).items():
+        (folder / name).write_text(text.replace(NAME, name_of(folder)))
+
+
 def blank(folder: Path, **plan: int) -> Path:
-    write_template(folder, "blank", offline=True, **{"instruction": 0, "preference": 0, **plan})
+    write_blank(folder, offline=True, **{"instruction": 0, "preference": 0, **plan})
     path = folder / "project.yaml"
     path.write_text(re.sub(r"(?m)^(brief|intended_use): .*$", rf"\1: {BRIEF}", path.read_text()))
     return folder

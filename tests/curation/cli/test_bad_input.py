@@ -22,10 +22,10 @@ from curation.simulation import process
 from curation.snapshot import create_key
 from curation.store import records
 from curation.store.database import open_store
-from curation.template import write_template
 from tests.conftest import ROOT
 from tests.support.argilla_server import RunningArgilla
 from tests.support.command_line import PREFIX, refusal, run
+from tests.support.projects import write_blank
 from tests.support.training_samples import run_settings, write_run_file
 
 BRIEF = "Answer gardening questions for beginners in two sentences."
@@ -68,7 +68,7 @@ def closed_address() -> str:
 def garden(tmp_path: Path) -> Path:
     """A planned project with an open brief, whose teacher and judge are real models."""
     folder = tmp_path / "garden"
-    write_template(folder, "blank", instruction=6, preference=2)
+    write_blank(folder, instruction=6, preference=2)
     edit(folder, r"^(brief|intended_use): .*$", rf"\1: {BRIEF}")
     stages.plan(folder)
     return folder

@@ -25,8 +25,7 @@ from curation.scan.on_ray import find_near_on_ray
 from curation.snapshot import write_snapshot
 from curation.store import facts, records, runs
 from curation.store.database import open_store
-from curation.template import write_template
-from tests.support.projects import approve, blank, score_by_hand
+from tests.support.projects import approve, blank, score_by_hand, write_blank
 from tests.support.snapshot_rows import draft, instruction, splits_of
 
 WORDS = [f"{a}{b}" for a in ("fever", "cough", "rash", "pain", "acute", "knee", "heart") for b in ("", "s", "ed", "ing", "al")]
@@ -96,7 +95,7 @@ def test_rows_near_to_an_earlier_snapshot_are_left_out_with_its_text(tmp_path: P
     make = lambda n: instruction(n) | {}  # noqa: E731
     snapshot = write_snapshot(tmp_path / "old", draft(name="old"), splits_of(make), card="card")
     folder = tmp_path / "garden"
-    write_template(folder, "blank", offline=True, instruction=2, preference=0)
+    write_blank(folder, offline=True, instruction=2, preference=0)
     path = folder / "project.yaml"
     text = re.sub(r"^brief:.*(\n  .*)*", "brief: Code phrases.", path.read_text(), count=1, flags=re.M)
     text = re.sub(r"^intended_use:.*(\n  .*)*", "intended_use: a test", text, count=1, flags=re.M)
@@ -130,7 +129,7 @@ def test_the_command_on_a_cluster_of_two_workers_leaves_the_same_findings(tmp_pa
     from ray.cluster_utils import Cluster
 
     folder, other = tmp_path / "garden", tmp_path / "other"
-    write_template(folder, "blank", offline=True, instruction=2, preference=0)
+    write_blank(folder, offline=True, instruction=2, preference=0)
     path = folder / "project.yaml"
     text = re.sub(r"^brief:.*(\n  .*)*", "brief: Name what ails.", path.read_text(), count=1, flags=re.M)
     text = re.sub(r"^intended_use:.*(\n  .*)*", "intended_use: a test", text, count=1, flags=re.M)

@@ -11,6 +11,7 @@ import time
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -323,7 +324,8 @@ def test_quotes_that_never_close_do_not_take_quadratic_time(tmp_path: Path) -> N
 
 def test_a_parquet_file_that_claims_more_than_it_can_hold_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
-    one = pa.table({"prompt": pa.array(["a"] * 20_000_000).dictionary_encode(), "completion": pa.nulls(20_000_000, pa.string())})
+    same = pa.DictionaryArray.from_arrays(pa.array(np.zeros(20_000_000, np.int32)), ["a"])
+    one = pa.table({"prompt": same, "completion": pa.nulls(20_000_000, pa.string())})
     pq.write_table(one, path, compression="zstd", row_group_size=20_000_000)
     assert path.stat().st_size < 100_000
     with pytest.raises(ProjectError, match=r"claims 20,000,000 rows in [\d,]+ bytes"):

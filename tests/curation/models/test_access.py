@@ -18,7 +18,7 @@ from curation.config.models import ModelSpec
 from curation.errors import ModelUnavailable, UserError
 from curation.models import has_key, open_model
 from curation.models.base import is_loopback
-from curation.template import write_template
+from tests.support.projects import write_blank
 
 REAL = {"ANTHROPIC_API_KEY": "sk-ant-real", "OPENAI_API_KEY": "sk-real", "AWS_SECRET_ACCESS_KEY": "aws", "GATEWAY_KEY": "gateway"}
 PRICE = {"input": 0, "output": 0}
@@ -137,7 +137,7 @@ def catcher(reply: int, **headers: str) -> Iterator[tuple[str, list[dict[str, st
 
 
 def project(folder: Path, base_url: str, more: str = "") -> Path:
-    write_template(folder, "blank", instruction=2)
+    write_blank(folder, instruction=2)
     text = (folder / "project.yaml").read_text()
     text = re.sub(r"(?m)^(brief|intended_use): .*$", r"\1: garden advice", text)
     text = re.sub(r"\{provider: anthropic, ", f"{{provider: anthropic, base_url: '{base_url}'{more}, ", text)

@@ -18,8 +18,8 @@ from typing import IO, Any
 
 import pytest
 
-from curation.template import write_template
 from tests.support.argilla_server import RunningArgilla
+from tests.support.projects import write_blank
 from tests.support.service_client import running
 from tests.support.zygote import Forked
 
@@ -29,7 +29,7 @@ BRIEF = "Answer gardening questions for beginners in two sentences."
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     target = tmp_path / "garden"
-    write_template(target, "blank", offline=True, instruction=0, preference=0)
+    write_blank(target, offline=True, instruction=0, preference=0)
     path = target / "project.yaml"
     path.write_text(re.sub(r"(?m)^(brief|intended_use): .*$", rf"\1: {BRIEF}", path.read_text()))
     return target

@@ -23,7 +23,7 @@ from curation.store import call_stats, facts, records
 from curation.store.calls import CallLedger
 from curation.store.database import hold_lock, open_store
 from curation.store.records import Row
-from curation.template import write_template
+from tests.support.projects import write_blank
 
 BRIEF = "Answer gardening questions about soil, compost, pests and vegetables for beginners."
 ATTRIBUTES = {"topic": ["soil", "compost", "pests", "beans", "herbs"], "difficulty": {"basic": 2, "advanced": 1}}
@@ -49,7 +49,7 @@ def make(server: Path, tmp_path: Path) -> Make:
 
     def make(name: str = "garden", *, planned: bool = True, models: dict[str, Any] | None = None, **plan: Any) -> Path:
         folder = tmp_path / name
-        write_template(folder, "blank", offline=True)
+        write_blank(folder, offline=True)
         path = folder / "project.yaml"
         value = yaml.safe_load(path.read_text().replace("TODO", "Answers"))
         value["brief"] = BRIEF

@@ -20,11 +20,10 @@ from curation.api import Provenance
 from curation.errors import ProjectError
 from curation.store import records, runs
 from curation.store.database import open_store
-from curation.template import write_template
 from tests.conftest import ROOT
 from tests.support import command_line
 from tests.support.fake_hub import COMMIT, serve_hub
-from tests.support.projects import blank
+from tests.support.projects import blank, write_blank
 
 BRIEF = "Answer gardening questions for beginners in two sentences."
 
@@ -33,7 +32,7 @@ BRIEF = "Answer gardening questions for beginners in two sentences."
 def garden(tmp_path: Path) -> Path:
     """A project without a plan."""
     folder = tmp_path / "garden"
-    write_template(folder, "blank", instruction=6, preference=2)
+    write_blank(folder, instruction=6, preference=2)
     path = folder / "project.yaml"
     path.write_text(re.sub(r"^(brief|intended_use): .*$", rf"\1: {BRIEF}", path.read_text(), flags=re.M))
     return folder

@@ -21,9 +21,9 @@ from curation.errors import UserError
 from curation.store import facts, records, reviews
 from curation.store.database import open_store
 from curation.store.reviews import StoredAnswer
-from curation.template import write_template
 from tests.support.messages_server import Act, MessagesServer, message, messages_server
 from tests.support.prices import describe
+from tests.support.projects import write_blank
 
 KEY = "TEST_KEY"
 MODELS = {"teacher": "claude-sonnet-5-5", "judge": "claude-haiku-5-5"}
@@ -81,7 +81,7 @@ def make(server: MessagesServer, tmp_path: Path) -> Make:
 
     def make(instruction: int = 0, **changes: Any) -> Path:
         folder = tmp_path / "my garden"
-        write_template(folder, "blank", instruction=instruction, preference=0)
+        write_blank(folder, instruction=instruction, preference=0)
         path = folder / "project.yaml"
         value = yaml.safe_load(path.read_text())
         value |= {"brief": "Answer gardening questions.", "intended_use": "A helper for gardeners."}
@@ -230,7 +230,7 @@ def fresh(make: Make, provider: Provider) -> Path:
 
 def blank_template(make: Make, provider: Provider) -> Path:
     folder = make()
-    write_template(folder.parent / "blank", "blank")
+    write_blank(folder.parent / "blank")
     return folder.parent / "blank"
 
 

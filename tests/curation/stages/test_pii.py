@@ -14,9 +14,9 @@ import pytest
 from curation import api as stages
 from curation.store import facts, records
 from curation.store.database import open_store
-from curation.template import write_template
 from curation.views import privacy
 from curation.workspace import open_workspace
+from tests.support.projects import write_blank
 
 TOKEN = "ghp_" + "wWPw5k4aXcaT4fNP0UcnZwJUVFk6LO0pINUx"
 MAIL, MOBILE = "ottilie.zwirnbauer@acme.co.uk", "07911 123456"
@@ -46,7 +46,7 @@ def set_action(folder: Path, action: str) -> None:
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pii") / "garden"
-    write_template(folder, "blank", offline=True, instruction=0, preference=0)
+    write_blank(folder, offline=True, instruction=0, preference=0)
     path = folder / "project.yaml"
     text = re.sub(r"(?m)^(brief|intended_use): .*$", r"\1: answer questions", path.read_text())
     text = re.sub(r"(?m)^  semantic: .*$", "  semantic: null", text)

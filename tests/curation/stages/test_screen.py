@@ -19,12 +19,12 @@ from curation.records import dump_record, make_instruction
 from curation.report.notices import find_notices
 from curation.store import records
 from curation.store.database import open_store
-from curation.template import write_template
 from curation.views.protected import load_protected
 from curation.views.report import report_data
 from curation.views.screen_cache import keys_of
 from curation.views.screening import leak_findings
 from curation.workspace import Workspace, open_workspace
+from tests.support.projects import write_blank
 
 NOUNS = ["apples", "pears", "plums", "boats", "hens", "stamps", "coins", "bricks", "lamps", "ropes", "kites", "drums", "maps", "tents"]
 KINGS = "List every king of Rome from Romulus to the last Tarquin."
@@ -48,7 +48,7 @@ def questions(n: int, *, seed: int) -> list[str]:
 def project(tmp_path: Path) -> Path:
     """Forty imported rows beside a suite large enough to calibrate and one that is not; nothing is embedded."""
     folder = tmp_path / "garden"
-    write_template(folder, "blank", offline=True, instruction=0, preference=0)
+    write_blank(folder, offline=True, instruction=0, preference=0)
     (folder / "protected").mkdir(exist_ok=True)
     for suite, items in {
         "large": questions(130, seed=1),
@@ -161,7 +161,7 @@ def test_a_looser_rate_lowers_the_cut(project: Path) -> None:
 
 def banking(folder: Path, rows: str, protected: str, *, suite: str = "label: category") -> dict[str, int]:
     """The findings of a screen over imported rows (text, category) beside a protected set of the same columns."""
-    write_template(folder, "blank", offline=True, instruction=0, preference=0)
+    write_blank(folder, offline=True, instruction=0, preference=0)
     (folder / "protected").mkdir(exist_ok=True)
     (folder / "protected/test.csv").write_text("text,category\n" + protected)
     (folder / "rows.csv").write_text("text,category\n" + rows)
