@@ -165,6 +165,7 @@ def snapshot(folder: Path, kind: Kind, *, name: str | None = None) -> StageResul
             released = _Release(kind, name or f"{workspace.project.name}-{kind}", splits, rows, columns, separation)
             known = {Path(one["path"]).name for one in reviews.list_snapshots(workspace.db)}
             about = _manifest_facts(state, released, protected, sample, accepted, stopped=len(stopped))
+            state.forget_answers()
             if accepted is not None:
                 released = replace(released, certificate=_certify(released, accepted, about))
             path, note = _find_or_write(state, released, about)

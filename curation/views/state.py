@@ -327,6 +327,10 @@ class ProjectState:
         other._findings = dict(self._findings)
         return other
 
+    def forget_answers(self) -> None:
+        """Free the answers, which take a gigabyte for a million rows with two each. They are read again where they are needed again."""
+        self.__dict__.pop("answers", None)
+
     def keep_findings(self, stage: str, wanted: Callable[[Finding], bool]) -> None:
         """Leave out the findings of a stage that are not wanted, in this state only."""
         self._findings[stage] = [finding for finding in self.findings(stage) if wanted(finding)]
