@@ -22,6 +22,7 @@ import json
 import subprocess
 import tempfile
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -42,11 +43,10 @@ from benchmarks.suites import (
 )
 from curation.embed import embed
 from curation.intervals import clopper_pearson
-from curation.leakage.detector import find_leaks
+from curation.leakage.detector import LeakScreen, find_leaks
 from curation.leakage.features import Reader
 from curation.leakage.ngrams import ANCHOR, SpanScanner, readable_rows, words
-from curation.leakage.paraphrase import ParaphraseDetector
-from curation.leakage.translation import TranslationDetector
+from curation.leakage.paraphrase import ParaphraseDetector, ParaphraseMatch
 
 Array = np.ndarray[Any, np.dtype[Any]]
 RATES = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
@@ -157,19 +157,31 @@ def print_translations(mgsm: Path | None, more: Path | None) -> None:
     reader = Reader(partial(embed, model="multilingual-e5-small"), {})
     for name, (items, rows) in suites.items():
         started = time.process_time()
-        suite = TranslationDetector(items, np.arange(len(items)), ["suite"] * len(items), encode=reader.embed, rate=0.01)
-        full = [n for n, row in enumerate(rows) if row.strip()]
+        screen = LeakScreen({"suite": items}, encode=reader.embed, translations=True)
+        assert screen.translations and screen.detector
+        suite, full = screen.translations, [n for n, row in enumerate(rows) if row.strip()]
         given = [rows[n] for n in full]
         near, others = suite.find(given), suite.find(given, without=full)
-        own = np.array([k in near and near[k].item == n and near[k].margin > 0 for k, n in enumerate(full)])
-        other = np.array([k in others and others[k].margin > 0 for k in range(len(full))])
+        unit, siblings = np.searchsorted(suite.owners, np.arange(len(items))), suite.suites[0].siblings
+        right = [k in near and bool(siblings[unit[near[k].item], unit[n]]) for k, n in enumerate(full)]
+
+        def shares(over: Callable[[ParaphraseMatch], float], near: Any = near, others: Any = others, right: Any = right) -> str:
+            own = np.array([is_right and over(near[k]) > 0 for k, is_right in enumerate(right)])
+            other = np.array([k in others and over(others[k]) > 0 for k in range(len(right))])
+            return f"{_share(own)} / {_share(other)}"
+
+        by_items = shares(lambda match: match.margin)
+        screen.detector.lower_cuts(near.values(), len(given))
+        with_rows = shares(screen.detector.over_cut)
+        margins = [np.array([found[k].margin if k in found else FAR for k in range(len(full))]) for found in (near, others)]
+        attainable = recall(np.where(right, margins[0], FAR), margins[1], 0.01)
         foreign = [
             row for other_name, (_, texts) in suites.items() if texts is not rows and items is not suites[other_name][0] for row in texts
         ]
         wrong = [match for match in suite.find(foreign[:300]).values() if match.margin > 0]
         clean = _share(np.arange(len(foreign[:300])) < len(wrong)) if foreign else "-"
-        print(f"  {name:32} n={len(full):4}   recall {_share(own)}   false positives {_share(other)}   rows of other suites {clean}"
-              f"   ({time.process_time() - started:.0f} processor s)", flush=True)  # fmt: skip
+        print(f"  {name:28} n={len(full):4}   at 1 % {attainable:.3f}   by the items {by_items}   with the rows {with_rows}   rows of other"
+              f" suites {clean}   ({time.process_time() - started:.0f} processor s)", flush=True)  # fmt: skip
 
 
 def _share(hit: Array) -> str:

@@ -20,7 +20,7 @@ from curation.leakage.features import Encoder, edited_evidence
 from curation.leakage.ngrams import ANCHOR, Span, SpanScanner, has_words, readable_rows, words
 from curation.leakage.paraphrase import ParaphraseDetector, ParaphraseMatch
 from curation.leakage.reference import AllowedTexts, ItemMatch, segments, shorten
-from curation.leakage.translation import TranslationDetector, TranslationMatch
+from curation.leakage.translation import TranslationDetector
 
 LEAKS = pa.schema(
     {"row": pa.int64(), "suite": pa.string(), "item": pa.int64(), "kind": pa.string(), "score": pa.float64(), "evidence": pa.string()}
@@ -100,16 +100,16 @@ class LeakScreen:
             )  # fmt: skip
         self.translations: TranslationDetector | None = None
         if self.detector and encode and translations:
-            of_suite = [suites[owner] for owner in self.detector.owners.tolist()]
             self.translations = TranslationDetector(
-                self.detector.texts, self.detector.owners, of_suite, encode=self.detector.reader.embed, rate=false_positive_rate
-            )
+                texts, suites, encode=self.detector.reader.embed, rate=false_positive_rate, first=len(self.detector.scales)
+            )  # fmt: skip
+            self.detector.scales += self.translations.scales
 
     @property
     def operating_points(self) -> tuple[OperatingPoint, ...]:
         """The paraphrase cut of each suite; empty if reference texts decide, phrase by phrase."""
         detector = self.detector
-        return tuple(scale.point(name, detector.row_cuts.get(name)) for name, _, scale in detector.suites) if detector else ()
+        return tuple(scale.point(name, detector.row_cuts.get(name)) for name, scale in detector.scales) if detector else ()
 
     def resume(self, points: Sequence[OperatingPoint]) -> None:
         """Start with the cuts that the rows of an earlier screen gave, under the same items and settings."""
@@ -158,10 +158,10 @@ class LeakScreen:
             return Matches(found, {})
         near = self.detector.find(rows, among=np.array(left, np.int64), flags=flags, copies_only=copies_only)
         if self.translations and not copies_only:
-            # Rows do not lower the cut for translations, so their leaks are certain here.
             for place, translated in self.translations.find([text_of(rows, row) for row in left]).items():
-                found[left[place]] = _translated(translated, self.texts[translated.item])
-            near = {row: match for row, match in near.items() if not found[row].is_leak}
+                known = near.get(left[place])
+                if known is None or (not known.ratio and known.margin < translated.margin):
+                    near[left[place]] = translated
         return Matches(found, near)
 
     def settle(self, matches: Matches) -> pa.Table:
@@ -244,22 +244,17 @@ def _table(items: Sequence[Item], found: Sequence[ItemMatch]) -> pa.Table:
 
 
 def _paraphrased(match: ParaphraseMatch, item: str, margin: float) -> ItemMatch:
-    names = ("words", "values", "meaning", "meaning within the suite")
-    parts = ", ".join(f"{name} {value:.2f}" for name, value in zip(names, match.similarity, strict=False))
     if match.ratio:
         return ItemMatch(match.item, "edited", match.ratio / 50, edited_evidence(match.ratio), True)
+    names: tuple[str, ...]
+    names, relation = ("words", "values", "meaning", "meaning within the suite"), "resembles"
+    if match.language:
+        names, relation = ("cosine", "numbers and formulas"), f"({match.language}) translates"
+    parts = ", ".join(f"{name} {value:.2f}" for name, value in zip(names, match.similarity, strict=False))
     evidence = (
-        f"{shorten(match.piece)!r} resembles {shorten(item)!r}: {parts}; {margin:+.1f} standard deviations from the suite's threshold"
+        f"{shorten(match.piece)!r} {relation} {shorten(item)!r}: {parts}; {margin:+.1f} standard deviations from the suite's threshold"
     )
     return ItemMatch(match.item, "reworded", _score_of(margin), evidence, margin > 0, match.possible and margin <= 0)
-
-
-def _translated(match: TranslationMatch, item: str) -> ItemMatch:
-    evidence = (
-        f"{shorten(match.piece)!r} ({match.language}) translates {shorten(item)!r}: cosine {match.cosine:.2f}; {match.margin:+.1f} standard"
-        " deviations from the suite's threshold for translations"
-    )
-    return ItemMatch(match.item, "reworded", _score_of(match.margin), evidence, match.margin > 0, match.margin <= 0)
 
 
 def _score_of(margin: float) -> float:

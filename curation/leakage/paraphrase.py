@@ -69,9 +69,11 @@ class ParaphraseMatch(NamedTuple):
     ratio: float = 0.0
     """Share of letters (0 to 100) in common with an edited copy of a long item; 0 if there is none."""
     suite: int = 0
-    """Place of the suite in `ParaphraseDetector.suites`."""
+    """Place of the suite in `ParaphraseDetector.scales`."""
     second: float = -np.inf
     """Margin of the best other item of the suite, over all pieces of the row; -inf if there is none."""
+    language: str = ""
+    """Language of the row, if it translates the item; `similarity` then is the cosine and that of numbers and formulas."""
 
 
 MARGINS = (("margin", float), ("second", float), ("item", int), ("suite", int))
@@ -126,12 +128,7 @@ class ParaphraseDetector:
             bodies[place] = self.boilerplate.remove(items[place])
         units = list[tuple[int, str]]()
         for owner, item in enumerate(bodies):
-            found = item.split()
-            if len(found) <= LONG_ITEM:
-                units.append((owner, item))
-                continue
-            # Pieces overlap by half, so that what one cuts the next holds whole.
-            units += [(owner, " ".join(found[at : at + PIECE])) for at in range(0, len(found) - PIECE // 2, PIECE // 2)]
+            units += [(owner, piece) for piece in pieces_of(item)]
         units += [(owner, text) for owner, text in _questions(items, shared) if text != bodies[owner]]
         units.sort(key=lambda unit: unit[0])
         self.owners, self.texts = np.array([owner for owner, _ in units]), [piece for _, piece in units]
@@ -144,6 +141,8 @@ class ParaphraseDetector:
         self.place, self.suite = np.zeros(len(units), np.int64), np.zeros(len(units), np.int64)
         self.has_values, self.floor = np.zeros(len(units), np.bool_), np.zeros(len(units))
         self.suites: list[tuple[str, SuiteFeatures, Scale]] = []
+        self.scales: list[tuple[str, Scale]] = []
+        """Name and calibration of each suite by its number, of the translations after those of `suites`."""
         self.row_cuts: dict[str, RowCut] = {}
         """Cuts by the rows, by suite; see `lower_cuts`."""
         # Pairs of items that share a span word for word.
@@ -200,7 +199,7 @@ class ParaphraseDetector:
             n_rows: all rows that were screened.
         """
         over = best.copy()
-        for number, (name, _, scale) in enumerate(self.suites):
+        for number, (name, scale) in enumerate(self.scales):
             own = of_suite == number
             known = self.row_cuts.get(name)
             cut = cut_by_rows(best[own] + scale.cut, second[own] + scale.cut, item[own], scale, rate=self.rate)
@@ -208,15 +207,15 @@ class ParaphraseDetector:
                 self.row_cuts[name] = cut
             # Rows beyond a cut that is lower already count as flagged.
             over[own & (best > self._row_cut(name, scale) - scale.cut)] = np.inf
-        scales = [scale for _, _, scale in self.suites]
+        scales = [scale for _, scale in self.scales]
         for number, cut in background_cuts(over, of_suite, scales, n_rows, rate=self.rate).items():
-            name, _, scale = self.suites[number]
+            name, scale = self.scales[number]
             if cut.cut < self._row_cut(name, scale):
                 self.row_cuts[name] = cut
 
     def over_cut(self, match: ParaphraseMatch) -> float:
         """Return the margin of a match over its suite's cut, by the rows if they lowered it."""
-        name, _, scale = self.suites[match.suite]
+        name, scale = self.scales[match.suite]
         return match.margin + scale.cut - self._row_cut(name, scale)
 
     def _row_cut(self, name: str, scale: Scale) -> float:
@@ -233,6 +232,7 @@ class ParaphraseDetector:
             features = SuiteFeatures(read[name], len(self.reader.numbers))
             scale = calibrate(texts, features, read[name], self.owners[own], copied=copied, rate=self.rate)
             self.suites.append((name, features, scale))
+            self.scales.append((name, scale))
             self.place[own], self.suite[own] = np.arange(len(own)), number
             self.has_values[own] = np.diff(read[name].values.at) > 0
         near = self.shortlist.find(readable_rows(self.texts), most=CANDIDATES)
@@ -350,6 +350,14 @@ class ParaphraseDetector:
 
 def _padded(units: Sequence[int]) -> list[int]:
     return [*units, *[-1] * (CANDIDATES - len(units))]
+
+
+def pieces_of(item: str) -> list[str]:
+    """Return the pieces in which an item is compared; they overlap by half, so that what one cuts the next holds whole."""
+    found = item.split()
+    if len(found) <= LONG_ITEM:
+        return [item]
+    return [" ".join(found[at : at + PIECE]) for at in range(0, len(found) - PIECE // 2, PIECE // 2)]
 
 
 class Boilerplate:

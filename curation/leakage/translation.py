@@ -1,40 +1,46 @@
 """Find rows that translate a protected item into another language, with the embeddings of a multilingual model.
 
-Translations share no words with an item, so embeddings are the only evidence, and the language of a text moves its embedding. Therefore
+Translations share no words with an item, so embeddings are the main evidence, and the language of a text moves its embedding. Therefore
 a cosine counts in standard deviations of the row's own cosines with all items of the suite, taken about the items' mean: what
-the row's language and format add to all of them alike drops out. The crowding of an item is subtracted as in `calibration`, and the cut is
-where the chosen share of the items would pass with their nearest other item.
+the row's language and format add to all of them alike drops out. Numbers, formulas and single letters stay as they are in a translation;
+their similarity is added. The crowding of an item is subtracted as in `calibration`, and the cut is where the chosen share of the items
+would pass with their nearest other item. Items that share a passage with it are no other items: a
+translation of the passage leaks them all.
 """
 
 from __future__ import annotations
 
-from collections import Counter
+import re
+from collections import Counter, defaultdict
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from curation.dedup.arrow_text import Array
 from curation.distribution.profile import UNKNOWN, find_languages
-from curation.leakage.calibration import CROWD, ENOUGH
-from curation.leakage.features import Encoder, gist
+from curation.leakage.calibration import CROWD, ENOUGH, Scale
+from curation.leakage.features import Encoder, gist, values
+from curation.leakage.ngrams import words
+from curation.leakage.paraphrase import PASSAGE, ParaphraseMatch, pieces_of
+
+if TYPE_CHECKING:
+    from sklearn.feature_extraction.text import TfidfVectorizer
 
 # Share of a suite's items above which their language is a language of the suite.
 _OWN_LANGUAGE = 0.05
 # Characters of a row that are compared at a time; windows overlap by half.
 _WINDOW, _WINDOWS = 1_000, 32
 _BLOCK = 2_048
-
-
-class TranslationMatch(NamedTuple):
-    """The item that a row in another language is nearest to."""
-
-    item: int
-    margin: float
-    """Standard deviations above the suite's cut; below 0 a leak is possible."""
-    cosine: float
-    language: str
-    piece: str
+# Cosine about the mean above which two items are the same text.
+_SAME = 0.999
+# Share of the items whose nearest other one is farther away than a translation may be. Rows about other things have a nearest item too.
+_FAR = 0.1
+# Share of the items that may hold the same words before these are the suite's wording and no passage.
+_PASSAGE_SHARE = 0.05
+# Tokens that a translation keeps: single Latin letters, words with a digit, and signs of formulas.
+_SYMBOL = re.compile(r"(?<![A-Za-z])[A-Za-z](?![A-Za-z'’])|[A-Za-z]*[0-9]+[A-Za-z]*|[=<>|√^_+*/{}\[\]]|sqrt")
+_WIDE = str.maketrans("０１２３４５６７８９", "0123456789")
 
 
 class _Suite(NamedTuple):
@@ -42,87 +48,156 @@ class _Suite(NamedTuple):
     """Place of each unit in the list of all units."""
     mean: Array
     unit: Array
-    crowding: Array
-    """In standard deviations."""
-    cut: float
-    loose: float
+    symbols: _Symbols
+    siblings: Array
+    """(units, units) True where the items of two units are one, are the same text or share a passage."""
+    floor: float
+    """Cosine below which nothing is a translation."""
+    scale: Scale
+    """Crowding is that of the cosines, in standard deviations."""
     languages: frozenset[str]
 
 
 class TranslationDetector:
     """The protected items of the suites that are large enough to calibrate."""
 
-    def __init__(self, texts: Sequence[str], owners: Array, suites: Sequence[str], *, encode: Encoder, rate: float) -> None:
+    def __init__(self, items: Sequence[str], suites: Sequence[str], *, encode: Encoder, rate: float, first: int = 0) -> None:
         """Embed and calibrate the items.
 
         Args:
-            texts: the items, long ones in pieces.
-            owners: item of each text.
-            suites: suite of each text.
+            items: protected texts.
+            suites: suite of each.
             encode: embeds texts of many languages.
             rate: share of hard negatives that may pass.
+            first: number of the first suite in the matches.
         """
-        self.owners, self.encode = owners, encode
-        names = np.array(suites)
-        places = (np.flatnonzero(names == name) for name in dict.fromkeys(suites))
-        self.suites = [
-            self._calibrate([texts[place] for place in own.tolist()], own, rate)
-            for own in places
-            if len(np.unique(owners[own])) >= ENOUGH
-        ]  # fmt: skip
+        units = [(owner, piece) for owner, item in enumerate(items) for piece in pieces_of(item)]
+        self.owners, self.encode, self.first = np.array([owner for owner, _ in units], np.int64), encode, first
+        names = np.array([suites[owner] for owner, _ in units])
+        self.names = list[str]()
+        self.suites = list[_Suite]()
+        for name in dict.fromkeys(suites):
+            own = np.flatnonzero(names == name)
+            known, item = np.unique(self.owners[own], return_inverse=True)
+            if len(known) < ENOUGH:
+                continue
+            related = _share_words([items[owner] for owner in known.tolist()])[np.ix_(item, item)]
+            if suite := self._calibrate([units[n][1] for n in own.tolist()], own, related, rate):
+                self.suites.append(suite)
+                self.names.append(name)
 
-    def find(self, texts: Sequence[str], *, without: Sequence[int] | None = None) -> dict[int, TranslationMatch]:
+    @property
+    def scales(self) -> list[tuple[str, Scale]]:
+        """The name and calibration of each suite, in the order of their numbers."""
+        return [(f"{name}, translated", suite.scale) for name, suite in zip(self.names, self.suites, strict=True)]
+
+    def find(self, texts: Sequence[str], *, without: Sequence[int] | None = None) -> dict[int, ParaphraseMatch]:
         """Return, for each text in a language that a suite does not have, its nearest item if a leak is at least possible.
 
         Args:
             texts: the rows.
-            without: an item to ignore for each row, to measure the hardest other item.
+            without: an item for each row that is ignored with its siblings, to measure the hardest other item.
         """
         if not self.suites:
             return {}
         languages = find_languages(texts)["language"].to_pylist()
         foreign = [row for row, own in enumerate(languages) if own != UNKNOWN and any(own not in s.languages for s in self.suites)]
         pieces = [(row, piece) for row in foreign for piece in _windows(texts[row])]
-        found: dict[int, TranslationMatch] = {}
+        found: dict[int, ParaphraseMatch] = {}
         for start in range(0, len(pieces), _BLOCK):
             block = pieces[start : start + _BLOCK]
             vectors = self.encode([gist(piece) for _, piece in block])
-            for suite in self.suites:
+            for number, suite in enumerate(self.suites):
                 cosine = _unit(vectors - suite.mean) @ suite.unit.T
-                evidence = _standardized(cosine) - suite.crowding
+                symbols = suite.symbols.compare([piece for _, piece in block])
+                evidence = np.where(cosine > suite.floor, _standardized(cosine) - suite.scale.crowding + symbols, -np.inf)
                 if without is not None:
-                    ignored = np.array([without[row] for row, _ in block])
-                    evidence[self.owners[suite.places][None, :] == ignored[:, None]] = -np.inf
-                for place, at in enumerate(evidence.argmax(axis=1).tolist()):
-                    (row, piece), over = block[place], float(evidence[place, at])
-                    known = found.get(row)
-                    if languages[row] in suite.languages or over <= suite.loose or (known and known.margin >= over - suite.cut):
+                    ignored = [suite.siblings[self.owners[suite.places] == without[row]].any(axis=0) for row, _ in block]
+                    evidence[np.array(ignored)] = -np.inf
+                best = evidence.argmax(axis=1)
+                second = np.where(suite.siblings[best], -np.inf, evidence).max(axis=1)
+                for place, at in enumerate(best.tolist()):
+                    row, piece = block[place]
+                    margin, known = float(evidence[place, at]) - suite.scale.cut, found.get(row)
+                    possible = margin > suite.scale.loose - suite.scale.cut
+                    if languages[row] in suite.languages or not possible or (known and known.margin >= margin):
                         continue
-                    item = int(self.owners[suite.places[at]])
-                    found[row] = TranslationMatch(item, over - suite.cut, float(cosine[place, at]), languages[row], piece)
+                    found[row] = ParaphraseMatch(
+                        int(self.owners[suite.places[at]]), margin, possible, piece, (float(cosine[place, at]), float(symbols[place, at])),
+                        suite=self.first + number, second=float(second[place]) - suite.scale.cut, language=languages[row],
+                    )  # fmt: skip
         return found
 
-    def _calibrate(self, texts: Sequence[str], places: Array, rate: float) -> _Suite:
+    def _calibrate(self, texts: Sequence[str], places: Array, related: Array, rate: float) -> _Suite | None:
+        """Return the suite; None if its items have no others to be compared with.
+
+        Args:
+            texts: the units.
+            places: of the units in the list of all units.
+            related: (units, units) True where their items are one or share words.
+            rate: share of hard negatives that may pass.
+        """
         vectors = self.encode([gist(text) for text in texts])
         mean = vectors.mean(axis=0)
         unit = _unit(vectors - mean)
-        cosine, owners = unit @ unit.T, self.owners[places]
-        is_own = (owners[:, None] == owners[None, :]) | (cosine > _SAME)
-        nearest = np.sort(np.where(is_own, 0.0, cosine), axis=1)[:, -CROWD:]
-        standard = _standardized(cosine, is_own)
+        cosine = unit @ unit.T
+        siblings = related | (cosine > _SAME)
+        if siblings.all(axis=1).any():
+            return None
+        standard = _standardized(cosine, siblings)
         # Half the mean cosine of the three nearest others, in the unit of the standardized cosines.
-        spread = np.mean([np.std(line[~own]) for line, own in zip(cosine, is_own, strict=True)])
-        crowding = nearest.mean(axis=1) / (2 * spread)
-        hardest = np.where(is_own, -np.inf, standard - crowding).max(axis=1)
-        hardest = hardest[np.isfinite(hardest)]
+        spread = np.mean([np.std(line[~own]) for line, own in zip(cosine, siblings, strict=True)])
+        crowding = _crowding(cosine, siblings) / spread
+        floor = float(np.quantile(np.where(siblings, -1.0, cosine).max(axis=1), _FAR))
+        symbols = _Symbols(texts, siblings)
+        hardest = np.where(siblings, -np.inf, standard - crowding + symbols.compare(texts)).max(axis=1)
         cut, loose = (float(np.quantile(hardest, 1 - share, method="higher")) for share in (rate, min(10 * rate, 0.5)))
         counts = Counter(find_languages(texts)["language"].to_pylist())
         own = frozenset(language for language, n in counts.items() if n >= _OWN_LANGUAGE * len(texts))
-        return _Suite(places, mean, unit, crowding, cut, loose, own)
+        nothing = np.zeros(0)
+        return _Suite(places, mean, unit, symbols, siblings, floor, Scale(crowding, nothing, nothing, cut, loose, hardest, True), own)
 
 
-# Cosine about the mean above which two items are the same text.
-_SAME = 0.999
+class _Symbols:
+    """The numbers, formulas and single letters of a suite's units, weighted by rarity."""
+
+    def __init__(self, texts: Sequence[str], siblings: Array) -> None:
+        from sklearn.feature_extraction.text import TfidfVectorizer
+
+        self.reader: TfidfVectorizer | None = TfidfVectorizer(analyzer=_symbols, sublinear_tf=True) if any(map(_symbols, texts)) else None
+        self.crowding = np.zeros(len(texts))
+        if self.reader:
+            self.units = self.reader.fit_transform(texts)
+            self.crowding = _crowding((self.units @ self.units.T).toarray(), siblings)
+
+    def compare(self, texts: Sequence[str]) -> Array:
+        """Return (texts, units) cosines above each unit's crowding; a translation that lacks a unit's symbols loses nothing."""
+        if not self.reader:
+            return np.zeros((len(texts), len(self.crowding)))
+        return np.asarray(np.maximum((self.reader.transform(texts) @ self.units.T).toarray() - self.crowding, 0.0))
+
+
+def _symbols(text: str) -> list[str]:
+    found = _SYMBOL.findall(text.translate(_WIDE))
+    return found + [f"={value}" for value in values(text, code=False).elements()]
+
+
+def _share_words(texts: Sequence[str]) -> Array:
+    """Return (n, n) True for a text itself and where two share `PASSAGE` consecutive words that are not the wording of many."""
+    held = defaultdict[tuple[str, ...], list[int]](list)
+    for place, text in enumerate(texts):
+        own = words(text)
+        for gram in {own[start : start + PASSAGE] for start in range(len(own) - PASSAGE + 1)}:
+            held[gram].append(place)
+    shared = np.eye(len(texts), dtype=np.bool_)
+    for group in {tuple(own) for own in held.values() if 1 < len(own) <= max(CROWD * 3, _PASSAGE_SHARE * len(texts))}:
+        shared[np.ix_(group, group)] = True
+    return shared
+
+
+def _crowding(similarity: Array, siblings: Array) -> Array:
+    """Return half the mean similarity of each unit to its nearest others."""
+    return np.asarray(np.sort(np.where(siblings, 0.0, similarity), axis=1)[:, -CROWD:].mean(axis=1) / 2)
 
 
 def _unit(vectors: Array) -> Array:

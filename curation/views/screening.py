@@ -177,7 +177,7 @@ class _Scorer:
         answered = ["\n\n".join(own) for own in responses]
         matches = self.prompts.match(asked, labels=given)
         columns = [np.array([getattr(one, name) for one in matches.near.values()], kind) for name, kind in MARGINS]
-        scales = [scale for _, _, scale in self.prompts.detector.suites] if self.prompts.detector else []
+        scales = [scale for _, scale in self.prompts.detector.scales] if self.prompts.detector else []
         least = [min(scale.loose - scale.cut, 0.0) - _ROUNDING for scale in scales]
         near = {row: one for row, one in matches.near.items() if one.ratio or one.margin > least[one.suite]}
         certain = {row: one for row, one in enumerate(matches.found) if one.is_leak or (one.is_uncertain and row not in matches.near)}

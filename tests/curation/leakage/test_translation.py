@@ -37,6 +37,64 @@ def test_a_translation_is_a_leak_of_its_item() -> None:
     assert "(de) translates" in lines[0]["evidence"] and not lines[2]["is_leak"]
 
 
+def test_the_numbers_of_a_row_tell_items_of_like_meaning_apart() -> None:
+    # Items 2n and 2n + 1 have one meaning; only their numbers differ.
+    items = [f"Question {NAMES[n // 2]}: what is the sum of {10 * n + 7} and x, if x_{n} = {3 * n + 1000}?" for n in range(120)]
+    rows = [
+        f"Frage {NAMES[n // 2][::-1]}: Welche Summe haben {10 * n + 7} und x, wenn wir wissen, dass x_{n} = {3 * n + 1000} ist?"
+        for n in range(0, 120, 7)
+    ]
+    screen = LeakScreen({"suite": items}, encode=encode, translations=True)
+    assert screen.translations is not None
+    found = screen.translations.find(rows)
+    assert [found[place].item for place in range(len(rows))] == list(range(0, 120, 7))
+    without = screen.translations.find([row.replace("_", " ").translate(str.maketrans("", "", "0123456789=")) for row in rows])
+    assert {match.item for match in without.values()} != set(range(0, 120, 7))
+
+
+def test_items_that_share_a_passage_are_no_negatives_of_one_another() -> None:
+    passages = ["".join(random.Random(f"{n}").choices("abcdefgh ", k=400)) for n in range(40)]
+    items = [f"Passage {NAMES[n // 3]}: {passages[n // 3]} {NAMES[n]}?" for n in range(120)]
+    screen = LeakScreen({"suite": items}, encode=encode, translations=True)
+    assert screen.translations is not None
+    siblings = screen.translations.suites[0].siblings
+    assert siblings.sum(axis=1).tolist() == [3] * 120 and siblings[0, 2] and not siblings[0, 3]
+    # Each passage has one vector, so with the other questions on it as negatives nothing could be told apart.
+    found = screen.translations.find(
+        [f"Frage {NAMES[n // 3][::-1]}: Worauf bezieht sich der Text, und was ist damit gemeint?" for n in (0, 31)]
+    )
+    assert [match.item // 3 for match in found.values()] == [0, 10] and all(match.margin > 0 for match in found.values())
+
+
+def test_rows_lower_the_cut_for_translations() -> None:
+    screen = LeakScreen({"suite": ITEMS}, encode=encode, translations=True)
+    assert screen.detector is not None
+    before = screen.operating_points
+    screen.score([GERMAN.format(name[::-1]) for name in NAMES[:120]])
+    after = {point.suite: point for point in screen.operating_points}
+    assert [point.suite for point in before] == ["suite", "suite, translated"]
+    assert after["suite, translated"].rows == 120 and after["suite, translated"].cut < before[1].cut
+
+
+def test_a_suite_of_items_that_mean_the_same_is_not_calibrated() -> None:
+    screen = LeakScreen({"suite": ITEMS}, encode=lambda texts: encode(["one"] * len(texts)), translations=True)
+    assert screen.translations is not None and screen.translations.suites == []
+
+
+def test_a_row_about_something_else_is_no_translation_of_the_nearest_item() -> None:
+    def wide(texts: Sequence[str]) -> np.ndarray:
+        """Give German texts a direction that no item has, and a fifth of the first item's, which stands out among the others."""
+        found = np.zeros((len(texts), 64), np.float32)
+        for line, text in zip(found, texts, strict=True):
+            line[:32] = encode([ITEMS[0] if text.startswith("Frage") else text])[0] * (0.2 if text.startswith("Frage") else 1)
+            line[40] = text.startswith("Frage")
+        return found / np.linalg.norm(found, axis=1, keepdims=True)
+
+    screen = LeakScreen({"suite": ITEMS}, encode=wide, translations=True)
+    assert screen.translations is not None
+    assert screen.translations.find([GERMAN.format("x")]) == {}
+
+
 def test_rows_in_the_suites_language_are_no_translations() -> None:
     screen = LeakScreen({"suite": ITEMS}, encode=encode, translations=True)
     assert screen.translations is not None
