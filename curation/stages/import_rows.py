@@ -25,6 +25,7 @@ from curation.licences import read_license
 from curation.records import InstructionRecord, Record, candidates_of
 from curation.requests import Failure
 from curation.store import facts, records, runs
+from curation.store.database import write_in_bulk
 from curation.store.records import UNKNOWN, NewRows, Origin, Source, WrittenBy
 from curation.views.processes import count_processes, in_processes
 from curation.workspace import StageResult, Workspace, open_workspace
@@ -97,6 +98,7 @@ def import_rows(
     stated = provenance or Provenance()
     license = read_license(stated.license)
     with open_workspace(folder) as workspace:
+        write_in_bulk(workspace.db)
         rules = workspace.project.records
         options = ReadOptions(
             shape, columns or {}, system_instruction=rules.system is not None, system=rules.system, label_pattern=rules.label_pattern,
