@@ -8,9 +8,9 @@ from the source on demand, because `use_attribute_docstrings` would parse every 
 from __future__ import annotations
 
 import ast
-import inspect
 import sys
-import textwrap
+from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -87,10 +87,15 @@ def _field_docstrings(model: type[BaseModel]) -> dict[str, str]:
         path = getattr(sys.modules.get(base.__module__), "__file__", None)
         if base in (BaseModel, object) or not issubclass(base, BaseModel) or not path or not Path(path).is_file():
             continue
-        body = ast.parse(textwrap.dedent(inspect.getsource(base))).body[0]
-        assert isinstance(body, ast.ClassDef)
-        for statement, after in zip(body.body, body.body[1:], strict=False):
+        body = _classes_in(path)[base.__name__].body
+        for statement, after in pairwise(body):
             is_text = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant) and isinstance(after.value.value, str)
             if is_text and isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
                 texts[statement.target.id] = " ".join(after.value.value.split())  # type: ignore[attr-defined]
     return texts
+
+
+@cache
+def _classes_in(path: str) -> dict[str, ast.ClassDef]:
+    """Return the classes of a module by name."""
+    return {node.name: node for node in ast.parse(Path(path).read_text()).body if isinstance(node, ast.ClassDef)}
