@@ -80,8 +80,8 @@ def find_near_pairs(
         count, in_crowds = pairs_in_runs(packed, WHOLE, FIRST, packed, False)
         parts.append(np.empty(count, np.uint64))
         pairs_in_runs(packed, WHOLE, FIRST, parts[-1], True)
-        parts[-1], crowded = np.unique(parts[-1]), max(crowded, in_crowds)
-    merged = np.unique(np.concatenate(parts))
+        parts[-1], crowded = _distinct(parts[-1]), max(crowded, in_crowds)
+    merged = _distinct(np.concatenate(parts))
     pairs = np.stack([merged >> np.uint64(32), merged & _LOW], axis=1).astype(np.int64)
     scores = np.empty(len(pairs))
     spread(compare_pairs, len(pairs), pairs, firsts.places, scores)
@@ -97,6 +97,12 @@ def find_near_pairs(
     table = pa.table([pa.array(column) for column in columns], schema=PAIRS)
     metadata = {"floor": str(floor), "rows": str(len(place)), "crowded": str(crowded)}
     return table.take(pa.array(np.lexsort((place[twins], place[rows])))).replace_schema_metadata(metadata)
+
+
+def _distinct(values: Array) -> Array:
+    """Return the sorted distinct values, as `np.unique` does by a hash table in ten times the time."""
+    ranked = np.sort(values)
+    return ranked[np.append(True, ranked[1:] != ranked[:-1])] if len(ranked) else ranked
 
 
 def rethreshold(pairs: pa.Table, threshold: float) -> pa.Table:
