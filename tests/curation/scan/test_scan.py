@@ -30,6 +30,7 @@ from curation.scan.job import Job
 from curation.scan.on_ray import find_near_on_ray
 from curation.scan.storage import Folder, Unit
 from tests.support.projects import blank
+from tests.support.s3 import running_s3
 
 WORDS = [f"{a}{b}" for a in ("fever", "cough", "rash", "pain", "acute", "knee", "heart") for b in ("", "s", "ed", "ing", "al")]
 PART = 220
@@ -274,18 +275,9 @@ def test_the_command_reads_settings_and_protected_sets_of_a_project(corpus: Corp
 
 
 @pytest.fixture(scope="module")
-def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(port=0, verbose=False)
-    server.start()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_ENDPOINT_URL", "http://{}:{}".format(*server.get_host_and_port()))
-        for name, value in {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "y", "AWS_DEFAULT_REGION": "us-east-1"}.items():
-            patch.setenv(name, value)
-        fsspec.filesystem("s3").mkdir("scans")
-        yield "s3://scans"
-    server.stop()
+def s3() -> Iterator[str]:
+    with running_s3("scans") as address:
+        yield address
 
 
 @pytest.fixture(scope="module")

@@ -21,6 +21,7 @@ from curation.snapshot.keys import add_trusted_key
 from curation.snapshot.transport import LISTING, list_folder, read_listing
 from tests.support.hub_server import Hub, Repo, serve_commits
 from tests.support.projects import blank
+from tests.support.s3 import running_s3
 from tests.support.snapshot_rows import instruction, pair, splits_of, unlock, write
 
 CARD = "---\nlicense: cc-by-4.0\npretty_name: demo v1\n---\n\n# demo\n"
@@ -211,28 +212,9 @@ publish(Path(sys.argv[1]), sys.argv[2])
 
 
 @pytest.fixture(scope="module")
-def s3_server() -> Iterator[str]:
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(port=0, verbose=False)
-    server.start()
-    yield "http://{}:{}".format(*server.get_host_and_port())
-    server.stop()
-
-
-@pytest.fixture
-def s3(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    for name, value in {
-        "AWS_ENDPOINT_URL": s3_server,
-        "AWS_ACCESS_KEY_ID": "x",
-        "AWS_SECRET_ACCESS_KEY": "y",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }.items():
-        monkeypatch.setenv(name, value)
-    fs = fsspec.filesystem("s3")
-    if not fs.exists("bucket"):
-        fs.mkdir("bucket")
-    return "s3://bucket/snapshots"
+def s3() -> Iterator[str]:
+    with running_s3("bucket") as address:
+        yield f"{address}/snapshots"
 
 
 def test_s3_takes_a_snapshot_and_training_reads_it(signed: Path, home: Path, s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
