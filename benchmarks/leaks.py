@@ -22,7 +22,7 @@ import json
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -165,14 +165,9 @@ def print_translations(mgsm: Path | None, more: Path | None) -> None:
         unit, siblings = np.searchsorted(suite.owners, np.arange(len(items))), suite.suites[0].siblings
         right = [k in near and bool(siblings[unit[near[k].item], unit[n]]) for k, n in enumerate(full)]
 
-        def shares(over: Callable[[ParaphraseMatch], float], near: Any = near, others: Any = others, right: Any = right) -> str:
-            own = np.array([is_right and over(near[k]) > 0 for k, is_right in enumerate(right)])
-            other = np.array([k in others and over(others[k]) > 0 for k in range(len(right))])
-            return f"{_share(own)} / {_share(other)}"
-
-        by_items = shares(lambda match: match.margin)
+        by_items = _hits(near, others, right, lambda match: match.margin)
         screen.detector.lower_cuts(near.values(), len(given))
-        with_rows = shares(screen.detector.over_cut)
+        with_rows = _hits(near, others, right, screen.detector.over_cut)
         margins = [np.array([found[k].margin if k in found else FAR for k in range(len(full))]) for found in (near, others)]
         attainable = recall(np.where(right, margins[0], FAR), margins[1], 0.01)
         foreign = [
@@ -182,6 +177,18 @@ def print_translations(mgsm: Path | None, more: Path | None) -> None:
         clean = _share(np.arange(len(foreign[:300])) < len(wrong)) if foreign else "-"
         print(f"  {name:28} n={len(full):4}   at 1 % {attainable:.3f}   by the items {by_items}   with the rows {with_rows}   rows of other"
               f" suites {clean}   ({time.process_time() - started:.0f} processor s)", flush=True)  # fmt: skip
+
+
+def _hits(
+    near: Mapping[int, ParaphraseMatch],
+    others: Mapping[int, ParaphraseMatch],
+    right: Sequence[bool],
+    over: Callable[[ParaphraseMatch], float],
+) -> str:
+    """Return recall and false positives at a cut; `over` is the margin over it."""
+    own = [is_right and over(near[row]) > 0 for row, is_right in enumerate(right)]
+    other = [row in others and over(others[row]) > 0 for row in range(len(right))]
+    return f"{_share(np.array(own))} / {_share(np.array(other))}"
 
 
 def _share(hit: Array) -> str:

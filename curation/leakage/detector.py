@@ -43,7 +43,7 @@ class Item(NamedTuple):
 
 
 class Matches(NamedTuple):
-    """What rows match before the cuts are applied."""
+    """Matches of rows before the cuts are applied."""
 
     found: Sequence[ItemMatch]
     """For each row the leak that is certain, or no leak."""

@@ -4,8 +4,7 @@ Translations share no words with an item, so embeddings are the main evidence, a
 a cosine counts in standard deviations of the row's own cosines with all items of the suite, taken about the items' mean: what
 the row's language and format add to all of them alike drops out. Numbers, formulas and single letters stay as they are in a translation;
 their similarity is added. The crowding of an item is subtracted as in `calibration`, and the cut is where the chosen share of the items
-would pass with their nearest other item. Items that share a passage with it are no other items: a
-translation of the passage leaks them all.
+would pass with their nearest other item. Items that share a passage with it are no others: a translation of the passage leaks them all.
 """
 
 from __future__ import annotations
@@ -81,7 +80,7 @@ class TranslationDetector:
             known, item = np.unique(self.owners[own], return_inverse=True)
             if len(known) < ENOUGH:
                 continue
-            related = _share_words([items[owner] for owner in known.tolist()])[np.ix_(item, item)]
+            related = _share_a_passage([items[owner] for owner in known.tolist()])[np.ix_(item, item)]
             if suite := self._calibrate([units[n][1] for n in own.tolist()], own, related, rate):
                 self.suites.append(suite)
                 self.names.append(name)
@@ -134,23 +133,29 @@ class TranslationDetector:
         Args:
             texts: the units.
             places: of the units in the list of all units.
-            related: (units, units) True where their items are one or share words.
+            related: (units, units) True where their items are one or share a passage.
             rate: share of hard negatives that may pass.
         """
         vectors = self.encode([gist(text) for text in texts])
         mean = vectors.mean(axis=0)
-        unit = _unit(vectors - mean)
-        cosine = unit @ unit.T
-        siblings = related | (cosine > _SAME)
-        if siblings.all(axis=1).any():
-            return None
-        standard = _standardized(cosine, siblings)
-        # Half the mean cosine of the three nearest others, in the unit of the standardized cosines.
-        spread = np.mean([np.std(line[~own]) for line, own in zip(cosine, siblings, strict=True)])
-        crowding = _crowding(cosine, siblings) / spread
-        floor = float(np.quantile(np.where(siblings, -1.0, cosine).max(axis=1), _FAR))
-        symbols = _Symbols(texts, siblings)
-        hardest = np.where(siblings, -np.inf, standard - crowding + symbols.compare(texts)).max(axis=1)
+        unit, siblings = _unit(vectors - mean), related.copy()
+        spread, nearest, crowding = (np.zeros(len(texts)) for _ in range(3))
+        # By blocks, because a suite of 14,000 items has 200 million pairs.
+        for block in _blocks(len(texts)):
+            cosine = unit[block] @ unit.T
+            siblings[block] |= cosine > _SAME
+            if siblings[block].all(axis=1).any():
+                return None
+            spread[block] = np.nanstd(np.where(siblings[block], np.nan, cosine), axis=1)
+            nearest[block] = np.where(siblings[block], -1.0, cosine).max(axis=1)
+            crowding[block] = _crowding(cosine, siblings[block])
+        crowding /= spread.mean()  # in the unit of the standardized cosines
+        symbols, hardest = _Symbols(texts, siblings), np.zeros(len(texts))
+        for block in _blocks(len(texts)):
+            standard = _standardized(unit[block] @ unit.T, siblings[block])
+            evidence = standard - crowding + symbols.compare(texts[block])
+            hardest[block] = np.where(siblings[block], -np.inf, evidence).max(axis=1)
+        floor = float(np.quantile(nearest, _FAR))
         cut, loose = (float(np.quantile(hardest, 1 - share, method="higher")) for share in (rate, min(10 * rate, 0.5)))
         counts = Counter(find_languages(texts)["language"].to_pylist())
         own = frozenset(language for language, n in counts.items() if n >= _OWN_LANGUAGE * len(texts))
@@ -164,11 +169,14 @@ class _Symbols:
     def __init__(self, texts: Sequence[str], siblings: Array) -> None:
         from sklearn.feature_extraction.text import TfidfVectorizer
 
-        self.reader: TfidfVectorizer | None = TfidfVectorizer(analyzer=_symbols, sublinear_tf=True) if any(map(_symbols, texts)) else None
+        self.reader: TfidfVectorizer | None = (
+            TfidfVectorizer(analyzer=_symbols, sublinear_tf=True, dtype=np.float32) if any(map(_symbols, texts)) else None
+        )
         self.crowding = np.zeros(len(texts))
         if self.reader:
             self.units = self.reader.fit_transform(texts)
-            self.crowding = _crowding((self.units @ self.units.T).toarray(), siblings)
+            for block in _blocks(len(texts)):
+                self.crowding[block] = _crowding((self.units[block] @ self.units.T).toarray(), siblings[block])
 
     def compare(self, texts: Sequence[str]) -> Array:
         """Return (texts, units) cosines above each unit's crowding; a translation that lacks a unit's symbols loses nothing."""
@@ -182,7 +190,7 @@ def _symbols(text: str) -> list[str]:
     return found + [f"={value}" for value in values(text, code=False).elements()]
 
 
-def _share_words(texts: Sequence[str]) -> Array:
+def _share_a_passage(texts: Sequence[str]) -> Array:
     """Return (n, n) True for a text itself and where two share `PASSAGE` consecutive words that are not the wording of many."""
     held = defaultdict[tuple[str, ...], list[int]](list)
     for place, text in enumerate(texts):
@@ -195,9 +203,13 @@ def _share_words(texts: Sequence[str]) -> Array:
     return shared
 
 
+def _blocks(n: int) -> list[slice]:
+    return [slice(start, start + _BLOCK) for start in range(0, n, _BLOCK)]
+
+
 def _crowding(similarity: Array, siblings: Array) -> Array:
     """Return half the mean similarity of each unit to its nearest others."""
-    return np.asarray(np.sort(np.where(siblings, 0.0, similarity), axis=1)[:, -CROWD:].mean(axis=1) / 2)
+    return np.asarray(np.partition(np.where(siblings, 0.0, similarity), -CROWD, axis=1)[:, -CROWD:].mean(axis=1) / 2)
 
 
 def _unit(vectors: Array) -> Array:

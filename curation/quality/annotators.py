@@ -54,7 +54,7 @@ class Answer(NamedTuple):
     """True for a rejection or an edit."""
 
 
-class Alike(NamedTuple):
+class SameAnswers(NamedTuple):
     """Rows on which the same people gave the same answers."""
 
     rows: Sequence[str]
@@ -159,21 +159,11 @@ def grade_controls(answers: Iterable[Answer], controls: Iterable[Control]) -> li
     return out
 
 
-def fit_answers(answers: Sequence[Answer], *, controls: Iterable[Control] = ()) -> AnswerModel | None:
+def fit_answers(answers: Sequence[SameAnswers], *, controls: Iterable[Control] = ()) -> AnswerModel | None:
     """Fit Dawid and Skene's model to all answers; None where no row has two answers.
 
     Args:
-        answers: of everybody.
-        controls: rows whose truth is known.
-    """
-    return fit_alike([Alike((a.row,), ((a.user, a.bad),)) for a in answers], controls=controls)
-
-
-def fit_alike(answers: Sequence[Alike], *, controls: Iterable[Control] = ()) -> AnswerModel | None:
-    """Fit the model of `fit_answers` to answers that are grouped, as millions of answers must be.
-
-    Args:
-        answers: of everybody, each answer in one group.
+        answers: of everybody, each answer in one group. A million rows have few different answers.
         controls: rows whose truth is known.
     """
     table = _tabulate(answers, controls)
@@ -234,7 +224,7 @@ class _Fit(NamedTuple):
     """Probability that each row is bad."""
 
 
-def _tabulate(answers: Sequence[Alike], controls: Iterable[Control]) -> _Table | None:
+def _tabulate(answers: Sequence[SameAnswers], controls: Iterable[Control]) -> _Table | None:
     import numpy as np
 
     rows, users = sorted({row for group in answers for row in group.rows}), sorted({user for group in answers for user, _ in group.said})

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from curation.errors import RowError, SnapshotError
-from curation.records import SCHEMA, Kind, Record, canonical_json, parse_record, record_id
+from curation.records import Kind, Record, canonical_json, parse_record, record_id
 from curation.snapshot.manifest import SPLITS
 
 if TYPE_CHECKING:
@@ -89,32 +89,6 @@ def read_rows_of(table: pa.Table, kind: Kind) -> Iterator[SnapshotRow]:
     for batch in table.select(columns).to_batches(max_chunksize=_BATCH):
         for row in batch.to_pylist():
             yield {name: row.get(name) for name in COLUMNS[kind]}
-
-
-def is_record(row: SnapshotRow, kind: Kind) -> bool:
-    """Return whether a row is plainly the record of its id. If not, `record_of` says why, at several times the cost.
-
-    `snapshot.columns.plain_leaves` checks the same of a whole table.
-    """
-    prompt = row["prompt"]
-    answers = row["completion"] if kind == "instruction" else [*(row["chosen"] or ()), *(row["rejected"] or ())]
-    if not prompt or not answers or len(answers) != (1 if kind == "instruction" else 2):
-        return False
-    content: dict[str, Any] = {"schema": SCHEMA, "kind": kind, "prompt": prompt}
-    if kind == "instruction":
-        content |= {"completion": answers[0], "label": row["label"]}
-    else:
-        content["completions"] = sorted(answers, key=lambda message: str(message and message.get("content")))
-    for place, turn in enumerate((*prompt, *answers)):
-        if turn is None or len(turn) != 2 or not turn.get("content") or not isinstance(turn["content"], str):
-            return False
-        is_answer = place >= len(prompt)
-        roles = ("assistant",) if is_answer else ("system", "user", "assistant") if place == 0 else ("user", "assistant")
-        if turn.get("role") not in roles:
-            return False
-    if prompt[-1]["role"] != "user" or (kind == "preference" and answers[0]["content"] == answers[1]["content"]):
-        return False
-    return bool(hashlib.sha256(canonical_json(content)).hexdigest() == row["id"])
 
 
 def record_of(row: SnapshotRow, kind: Kind) -> Record:

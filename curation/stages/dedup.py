@@ -14,6 +14,7 @@ from curation.config.project import settings_digest
 from curation.dedup import cluster_alarms, find_exact, find_near, find_semantic
 from curation.dedup.arrow_text import is_compiled
 from curation.embed import model_digest
+from curation.errors import command
 from curation.findings import FindingKind, gate_alarms
 from curation.records import KINDS, prompt_text
 from curation.scan.on_ray import find_near_on_ray
@@ -28,6 +29,9 @@ from curation.views.staleness import dedup_inputs
 from curation.views.state import ProjectState
 from curation.views.vectors import vectors_of
 from curation.workspace import Progress, StageResult, Workspace, find_earlier, label_of, open_workspace, texts_for_dedup
+
+MANY_ALIKE = 0.2
+"""Share of the rows that semantic duplicates may be without an alarm."""
 
 STEPS = (FindingKind.EXACT, FindingKind.NEAR, FindingKind.SEMANTIC)
 """Kinds of duplicates within the project, cheapest first."""
@@ -123,8 +127,20 @@ def _find_twins(
         findings += _twin_findings(table, left, step)
         alarms += [_alarm(left, line) for line in cluster_alarms(table, len(left)).to_pylist()]
         dropped = set(table["row"].to_pylist())
+        if step == "semantic" and len(dropped) > MANY_ALIKE * len(left):
+            alarms.append(_many_alike(workspace, len(dropped), len(left)))
         left = [row for n, row in enumerate(left) if n not in dropped]
     return findings, alarms
+
+
+def _many_alike(workspace: Workspace, dropped: int, of: int) -> str:
+    """Return the alarm that rows of one subject may have been taken for duplicates."""
+    higher = round((1 + (workspace.project.dedup.semantic or 1)) / 2, 3)
+    preview = command("curate", "what-if", workspace.folder, "--semantic", str(higher))
+    return (
+        f"Semantic duplicates: {dropped:,} of {of:,} rows ({dropped / of:.0%}). Short questions on one subject are often this alike and no"
+        f" duplicates. See how many a higher dedup.semantic keeps: {preview}"
+    )
 
 
 def _twin_findings(table: pa.Table, rows: Sequence[Row], step: str) -> list[Finding]:

@@ -335,7 +335,7 @@ class StoredOverride(NamedTuple):
 
     @property
     def decided(self) -> tuple[Action, str, str | None, int | None]:
-        """What was decided and why, without who, when and on which record."""
+        """The decision and its reason, without who made it, when and on which record."""
         return self.action, self.reason, self.choice, self.chosen
 
 

@@ -304,12 +304,7 @@ def users_by_response(db: sqlite3.Connection, table: Table = "answers") -> dict[
 
 def answers_by_person(db: sqlite3.Connection, table: Table = "answers") -> dict[tuple[int, str], StoredAnswer]:
     """Return the latest answer by record and person."""
-    out: dict[tuple[int, str], StoredAnswer] = {}
-    for answer in latest_answers(db, table):
-        before = out.get((answer.seq, answer.user))
-        if before is None or before.updated <= answer.updated:
-            out[answer.seq, answer.user] = answer
-    return out
+    return {(seq, answer.user): answer for seq, given in answers_by_seq(db, table).items() for answer in given}
 
 
 def count_answers(db: sqlite3.Connection) -> int:

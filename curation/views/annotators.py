@@ -19,13 +19,13 @@ from curation.decide import KNOWN_BAD, Annotation
 from curation.intervals import Estimate
 from curation.quality.agreement import Agreement, Level, Rating, measure, measure_rows, measure_slices
 from curation.quality.annotators import (
-    Alike,
     Answer,
     ControlResult,
     Pace,
     PersonEstimate,
+    SameAnswers,
     exact_share,
-    fit_alike,
+    fit_answers,
     grade_controls,
     paces,
 )
@@ -144,9 +144,9 @@ def judge_annotators(state: ProjectState, kinds: Sequence[Kind] = KINDS, *, slic
         slices: also measure the agreement within labels and weeks.
     """
     alike, controls = answered_alike(state, kinds), _controls(state, kinds)
-    answers = [Alike([row.id for row in one.rows], one.judged) for one in alike if one.meant]
+    answers = [SameAnswers([row.id for row in one.rows], one.judged) for one in alike if one.meant]
     graded = {result.user: result for result in _graded(state, kinds, controls)} if controls else {}
-    model = fit_alike(answers, controls=controls.values()) if answers else None
+    model = fit_answers(answers, controls=controls.values()) if answers else None
     fitted = {person.user: person for person in model.people} if model else {}
     timed = {pace.user: pace for pace in paces(_submits(state, kinds))}
     counted = Counter[str]()

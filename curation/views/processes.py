@@ -20,6 +20,9 @@ Result = TypeVar("Result")
 FEW = 5_000
 """Rows below which starting processes costs more than it saves."""
 
+THREADED = {"openvino", "torch"}
+"""Libraries whose own threads `threading` does not show."""
+
 _work: Callable[[Any], Any]
 """The work of a forked process."""
 
@@ -27,12 +30,14 @@ _work: Callable[[Any], Any]
 def count_processes(rows: int) -> int:
     """Return the number of processes that work on so many rows: one for each core that this process may use.
 
-    One where a fork does not pay, where the system is not Linux, and where another thread may hold a lock at the fork. The thread that
-    shows that a stage is alive is no such thread: it holds nothing that a child uses.
+    One where a fork does not pay, where the system is not Linux, and where another thread may hold a lock at the fork: one of Python, or
+    of a library that embeds texts. The thread that shows that a stage is alive is none of these: it holds nothing that a child uses.
     """
     if rows < FEW or sys.platform != "linux" or threading.current_thread() is not threading.main_thread():
         return 1
     if any(thread.name != HEARTBEAT for thread in threading.enumerate() if thread is not threading.main_thread()):
+        return 1
+    if THREADED & sys.modules.keys():
         return 1
     return min(len(os.sched_getaffinity(0)), 8)
 

@@ -55,7 +55,7 @@ LEAST_COPIED = 4
 """Words that a protected text needs to count as copied into an answer: "pending transfer" in an answer is its subject."""
 
 
-IN_ANSWER, WITH_ANSWER = "In the answer: ", "In the answer, compared with a protected answer: "
+_IN_ANSWER, _WITH_ANSWER = "In the answer: ", "In the answer, compared with a protected answer: "
 """Words before the evidence of a leak in an answer."""
 
 
@@ -144,7 +144,7 @@ class _Part(NamedTuple):
 
 
 class _Compared(NamedTuple):
-    """What rows have in common with the protected sets before the cuts of paraphrases are applied; rows count from the part's first."""
+    """Matches of a part's rows with the protected sets before the cuts of paraphrases are applied; rows count from the part's first."""
 
     rows: int
     certain: Mapping[int, ItemMatch]
@@ -190,11 +190,11 @@ class _Scorer:
         # An answer names what it is about, so in answers only copied text counts.
         long = ["" if is_short else answer for answer, is_short in zip(answered, short, strict=True)]
         texts: dict[str, Sequence[str]] = {items.name: items.texts for items in self.protected}
-        lines = [(line, IN_ANSWER) for line in _copied(self.copied, long, given, texts)]
+        lines = [(line, _IN_ANSWER) for line in _copied(self.copied, long, given, texts)]
         if self.answers is not None:
             theirs: dict[str, Sequence[str]] = {items.name: items.answers for items in self.protected}
             lines += [
-                (line, WITH_ANSWER)
+                (line, _WITH_ANSWER)
                 for line in _copied(self.answers, answered, None, theirs)
                 if not short[line["row"]] or line["kind"] == "exact"
             ]
@@ -207,7 +207,7 @@ class _Scorer:
         starts = np.cumsum([0, *(part.rows for part in parts)]).tolist()
         prompts = self._settle(parts, starts)
         lines = [(line, texts, "") for line in prompts if line["is_leak"]]
-        for wanted, shown in ((IN_ANSWER, texts), (WITH_ANSWER, theirs)):
+        for wanted, shown in ((_IN_ANSWER, texts), (_WITH_ANSWER, theirs)):
             for start, part in zip(starts, parts, strict=False):
                 lines += [({**line, "row": start + line["row"]}, shown, where) for line, where in part.answers if where == wanted]
         found: dict[int, Finding] = {}

@@ -16,10 +16,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from curation.snapshot.columns import plain_leaves
-from curation.snapshot.digest import is_record, read_rows_of, record_of
 from curation.snapshot.manifest import Split, read_manifest
 from curation.snapshot.read import SnapshotDiff, check_kinds, diff_rows, read_split
-from curation.snapshot.write import schema_of
+from curation.snapshot.write import check_rows, schema_of
 from curation.store import facts, records
 from curation.views.state import ProjectState
 from curation.word_diff import mark_changes
@@ -158,7 +157,7 @@ def _read(path: Path) -> pa.Table:
     """Return the id, split, prompt, response and label of every row, each of which is the record of its id.
 
     Raises:
-        RowError: a row is not.
+        SnapshotError: a row is not.
     """
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -166,9 +165,7 @@ def _read(path: Path) -> pa.Table:
     manifest, parts = read_manifest(path), list[pa.Table]()
     tables: dict[str, pa.Table] = {split: read_split(path, split, manifest=manifest) for split in manifest.splits}
     if plain_leaves(tables, manifest.kind, schema=schema_of(manifest.kind), hashed=False) is None:
-        for line in (line for table in tables.values() for line in read_rows_of(table, manifest.kind)):
-            if not is_record(line, manifest.kind):
-                record_of(line, manifest.kind)  # raises what is wrong with the row
+        check_rows(tables, manifest.kind)  # raises and names the first row that is not
     for split, table in tables.items():
         answer = pc.list_element(table["completion" if manifest.kind == "instruction" else "chosen"], 0)
         texts = [_prompts_of(chunk) for chunk in table["prompt"].chunks]

@@ -5,14 +5,14 @@ Everything is drawn from a seed, in memory. The true rates are those of the gene
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from curation.intervals import Rate
 from curation.quality.agreement import Rating, measure
-from curation.quality.annotators import Answer, fit_answers, grade_controls
+from curation.quality.annotators import Answer, AnswerModel, SameAnswers, fit_answers, grade_controls
 from curation.quality.certificate import AcceptPolicy, Controls, Evidence, Stratum, allot, compute_bound, draw_rows
 from curation.quality.control import Control
 
@@ -87,6 +87,11 @@ def _differ(first: float, second: float, *, same: float) -> float:
     return (1 - same) * (first * (1 - second) + second * (1 - first)) + same * abs(first - second)
 
 
+def fit_each(answers: Sequence[Answer], controls: Iterable[Control] = ()) -> AnswerModel | None:
+    """Fit the model to answers that are not grouped."""
+    return fit_answers([SameAnswers((one.row,), ((one.user, one.bad),)) for one in answers], controls=controls)
+
+
 def cover(seeds: range) -> dict[str, Rate]:
     """How often each kind of interval and each certificate covers the truth, over the seeds."""
     alpha = expected_alpha({BAD_RATE: 1})
@@ -100,7 +105,7 @@ def cover(seeds: range) -> dict[str, Rate]:
 
 def _rates_covered(crowd: Crowd) -> list[tuple[str, bool]]:
     out: list[tuple[str, bool]] = []
-    model = fit_answers(crowd.answers, controls=crowd.controls)
+    model = fit_each(crowd.answers, crowd.controls)
     assert model is not None
     people = [("control rows", grade_controls(crowd.answers, crowd.controls)), ("all answers", model.people)]
     for name, truth in (("sensitivity", SENSITIVITY), ("specificity", SPECIFICITY)):

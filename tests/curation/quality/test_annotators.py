@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from curation.quality.annotators import Answer, ControlResult, exact_share, fit_answers, grade_controls, paces
+from curation.quality.annotators import Answer, ControlResult, exact_share, grade_controls, paces
 from curation.quality.control import Control
+from tests.support.review_crowd import fit_each
 
 
 def test_control_rows_give_exact_shares() -> None:
@@ -39,7 +40,7 @@ def crowd(
 
 
 def test_all_answers_give_each_persons_rates_without_a_known_verdict() -> None:
-    found = fit_answers(crowd(1)[0])
+    found = fit_each(crowd(1)[0])
     assert found is not None and found.groups == ()
     for person in found.people:
         assert person.answers == 600
@@ -52,7 +53,7 @@ def test_all_answers_give_each_persons_rates_without_a_known_verdict() -> None:
 def test_a_person_who_answers_at_random_is_found_to_guess() -> None:
     answers, _ = crowd(2)
     rng = np.random.default_rng(0)
-    found = fit_answers([*answers, *(Answer(f"{row:04}", "monkey", bool(rng.random() < 0.5)) for row in range(600))])
+    found = fit_each([*answers, *(Answer(f"{row:04}", "monkey", bool(rng.random() < 0.5)) for row in range(600))])
     assert found is not None
     assert max(found.people, key=lambda person: person.guessing).user == "monkey"
     assert min(person.guessing for person in found.people if person.user == "monkey") > 0.8
@@ -60,19 +61,19 @@ def test_a_person_who_answers_at_random_is_found_to_guess() -> None:
 
 def test_people_who_err_together_are_found_and_count_as_one() -> None:
     answers, controls = crowd(3, users=8, together=(0, 1, 2), controls=100)
-    found = fit_answers(answers, controls=controls)
+    found = fit_each(answers, controls)
     assert found is not None and found.groups == (("user-0", "user-1", "user-2"),)
     known = {result.user: result.sensitivity for result in grade_controls(answers, crowd(3, users=8, together=(0, 1, 2), controls=600)[1])}
     for person in found.people:
         exact = known[person.user]
         assert exact is not None and person.sensitivity.value == pytest.approx(exact.value, abs=0.04), person
-    independent = [fit_answers(crowd(seed, users=8)[0]) for seed in range(10, 16)]
+    independent = [fit_each(crowd(seed, users=8)[0]) for seed in range(10, 16)]
     assert [model.groups for model in independent if model] == [()] * 6
 
 
 def test_known_verdicts_are_kept_and_narrow_the_intervals() -> None:
     answers, controls = crowd(4, rows=200, users=3, controls=200)
-    free, held = fit_answers(answers), fit_answers(answers, controls=controls)
+    free, held = fit_each(answers), fit_each(answers, controls)
     assert free is not None and held is not None
     assert {held.probability_bad[control.row] for control in controls if control.verdict == "reject"} == {1.0}
     widths = [sum(p.sensitivity.high - p.sensitivity.low for p in model.people) for model in (free, held)]
@@ -85,10 +86,10 @@ def test_known_verdicts_are_kept_and_narrow_the_intervals() -> None:
 
 
 def test_there_is_no_model_without_two_answers_on_a_row() -> None:
-    assert fit_answers([]) is None
-    assert fit_answers([Answer("a", "ada", True), Answer("b", "bob", False)]) is None
+    assert fit_each([]) is None
+    assert fit_each([Answer("a", "ada", True), Answer("b", "bob", False)]) is None
     everybody_approves = [Answer(f"{row}", user, False) for row in range(30) for user in ("ada", "bob")]
-    found = fit_answers(everybody_approves)
+    found = fit_each(everybody_approves)
     assert found is not None and found.bad_rate.high < 0.2
     assert all(person.sensitivity.high - person.sensitivity.low > 0.9 for person in found.people)  # nothing bad was seen
 

@@ -22,7 +22,7 @@ from curation.errors import RowError
 from curation.records import canonical_json, parse_record, record_id
 from curation.snapshot import content_digest, create_key, sign_snapshot, verify_snapshot
 from curation.snapshot.columns import plain_leaves
-from curation.snapshot.digest import is_record, leaf_of, read_rows_of, record_of
+from curation.snapshot.digest import leaf_of, read_rows_of, record_of
 from curation.snapshot.sign import hashing_config
 from curation.snapshot.write import schema_of
 from tests.support.snapshot_rows import instruction, pair, splits_of, unlock, write
@@ -208,17 +208,12 @@ DAMAGE: tuple[dict[str, Any], ...] = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("damage", DAMAGE)
-@pytest.mark.parametrize("kind", ["instruction", "preference"])
-def test_the_quick_check_of_a_row_accepts_no_row_that_the_record_refuses(kind: Any, damage: dict[str, Any]) -> None:
-    row = instruction(1, "an answer", "a label") if kind == "instruction" else pair(1)
-    row |= {name: value for name, value in damage.items() if name in row}
+def is_record(row: dict[str, Any], kind: Any) -> bool:
     try:
         record_of(row, kind)
     except RowError:
-        assert not is_record(row, kind)
-    else:
-        assert is_record(row, kind)
+        return False
+    return True
 
 
 def tables_of(kind: Any, rows: list[dict[str, Any]]) -> dict[str, pa.Table]:
