@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from curation.views.row_story import FindingStory, ReasonStory, RowStory
     from curation.workspace import StageResult
 
-LIST_LIMIT = 10
-"""Items of a list that are printed; `--json` has all of them."""
+LIST_LIMIT, COUNT_LIMIT = 10, 25
+"""Items of a list and counts by name that are printed; `--json` has all of them."""
 READ_ONLY = ("status", "report", "sign", "verify")
 """Stages through which no rows flow."""
 IN_NOTES = ("attributes", "last", "shares", "operating_point", "alarms", "text", "stale", "next", "annotators", "quality", "acceptance")
@@ -227,7 +227,9 @@ def _label(name: str) -> str:
 def _format_count(name: str, value: Any) -> str:
     if isinstance(value, Mapping):
         words = _kind_words if name in BY_KIND else _label
-        return ", ".join(f"{words(str(k))} {_format_number(v)}" for k, v in value.items() if v not in (0, None)) or "none"
+        counted = [f"{words(str(k))} {_format_number(v)}" for k, v in value.items() if v not in (0, None)]
+        more = f" and {len(counted) - COUNT_LIMIT:,} more" if len(counted) > COUNT_LIMIT else ""
+        return f"{', '.join(counted[:COUNT_LIMIT]) or 'none'}{more}"
     if isinstance(value, list):
         more = f" and {len(value) - LIST_LIMIT:,} more" if len(value) > LIST_LIMIT else ""
         return f"{', '.join(_shorten(item) for item in value[:LIST_LIMIT]) or 'none'}{more}"

@@ -45,7 +45,7 @@ class Comparison(BaseModel):
     added: int
     removed: int
     moved: int
-    turned: int
+    flipped: int
     edited: int
     found: SnapshotComparison
     command: str
@@ -83,7 +83,7 @@ def compare(service: Serving, old: FolderName, new: FolderName) -> Comparison:
         named |= {row if isinstance(row, str) else row[0] for row in rows}
     values = {**found.__dict__, "ids": type(ids)(**cut), "edited": found.edited[:MOST_LISTED]}
     values["texts"] = {row: text for row, text in found.texts.items() if row in named}
-    counts = {"added": len(ids.added), "removed": len(ids.removed), "moved": len(ids.changed_split), "turned": len(ids.flipped)}
+    counts = {"added": len(ids.added), "removed": len(ids.removed), "moved": len(ids.changed_split), "flipped": len(ids.flipped)}
     return Comparison(**counts, edited=len(found.edited), found=SnapshotComparison(**values), command=command("curate", "diff", *paths))
 
 

@@ -83,7 +83,7 @@ def diff(old: Path, new: Path) -> StageResult:
         "added": [{"id": i, "split": split} for i, split in ids.added],
         "removed": [{"id": i, "split": split} for i, split in ids.removed],
         "moved": [{"id": i, "from": a, "to": b} for i, a, b in ids.changed_split],
-        "turned": [{"id": i} for i in ids.flipped],
+        "flipped": [{"id": i} for i in ids.flipped],
         "edited": [{"id": edit.new, "from": edit.old} for edit in found.edited],
         "labels": {count.name: count.after - count.before for count in found.labels if count.after != count.before},
     }

@@ -14,10 +14,12 @@ import pytest
 from argilla_setup.command_line import as_json
 from argilla_setup.errors import UserError
 from argilla_setup.shown import mask_secrets, plain_markdown, visible
+from curation.cli.output import print_result
 from curation.snapshot import own_key, sign_snapshot
 from curation.store import facts, runs
 from curation.store.database import open_store
 from curation.store.facts import Finding
+from curation.workspace import StageResult
 from tests.support import zygote
 from tests.support.projects import Bed, blank, score_by_hand
 from tests.support.snapshot_rows import write
@@ -191,3 +193,12 @@ def finished(text: str) -> RunRecord:
                      "intended_use": text, "simulated_review": False},
         "rows": {"train": {"rows": 3, "left_out": 0, "too_long": 0}},
     })  # fmt: skip
+
+
+def test_many_counts_by_name_are_cut_like_a_list(capsys: pytest.CaptureFixture[str]) -> None:
+    print_result(
+        StageResult("diff", 1, 1, {"labels": {f"class {n}": n for n in range(1, 41)}, "added": [{"id": f"{n}"} for n in range(12)]}, []),
+        as_json=False,
+    )
+    shown = capsys.readouterr().out
+    assert "class 25 25 and 15 more" in shown and "class 26" not in shown and "9 and 2 more" in shown
