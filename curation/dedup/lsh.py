@@ -1,7 +1,8 @@
 """Locality-sensitive hashing (LSH) for near duplicates: the number of bands, and a persistent index across snapshots.
 
-`choose_bands` takes datasketch's proposals of (bands, bins) for several sketch sizes and estimates, on a sample of the rows, how many
-dissimilar candidates each produces: on text with a common vocabulary they, and not the sketches, are the part that grows with the rows.
+`choose_bands` takes proposals of (bands, bins) for several sketch sizes, by the rule of datasketch's optimizer, and estimates, on a sample
+of the rows, how many dissimilar candidates each produces: on text with a common vocabulary they, and not the sketches, are the part
+that grows with the rows.
 
 `NearIndex` is datasketch's `MinHashLSH` in this process or in Redis. A team that shares a Redis compares new rows with the released rows
 of other projects without holding their texts; only the texts of candidates are read, and they are compared exactly. Keys are bytes and
@@ -116,18 +117,38 @@ def _passes(similarity: float, threshold: float, bands: tuple[int, int]) -> floa
 
 @lru_cache(maxsize=64)
 def _proposals(threshold: float) -> list[tuple[int, int]]:
-    from datasketch.lsh import _optimal_param
-
     if threshold >= 1:
         return [(1, 8)]
-    # Candidates are verified, so a miss weighs 499 times a false positive; datasketch's default weighs them equally.
-    found = {_optimal_param(threshold, size, 0.002, 0.998) for size in _SIZES}
+    pairs = np.array([(bands, width) for bands in range(1, _SIZES[-1] + 1) for width in range(1, _SIZES[-1] // bands + 1)])
+    errors = _errors_of(pairs, threshold)
+    found = set[tuple[int, int]]()
+    for size in _SIZES:
+        # Of equal errors the first counts, as in datasketch.
+        bands, width = pairs[np.where(pairs.prod(axis=1) <= size, errors, np.inf).argmin()].tolist()
+        found.add((bands, width))
     good = sorted(pair for pair in found if found_at(threshold, *pair) >= RECALL)
     if good:
         return good
     # Low thresholds: no proposal reaches the recall, so take narrow bands and as many as the recall needs.
     width = 1 if threshold < 0.5 else 2
     return [(_bands_of(width, threshold), width)]
+
+
+def _errors_of(pairs: Array, threshold: float) -> Array:
+    """Return the error of each (bands, bins per band): the areas of false positives and misses, weighted.
+
+    Candidates are verified, so a miss weighs 499 times a false positive; datasketch, whose optimizer this is, weighs them equally. Its
+    own function imports half of scipy for these integrals of polynomials, which a Gauss-Legendre rule of so many points gives exactly.
+    """
+    points, weights = np.polynomial.legendre.leggauss(_SIZES[-1] // 2 + 1)
+
+    def area(low: float, high: float) -> Array:
+        """Integrate the probability that a pair shares a band over its similarity."""
+        similarities = low + (high - low) * (points + 1) / 2
+        found = 1 - (1 - similarities ** pairs[:, 1:]) ** pairs[:, :1]
+        return np.asarray(found @ weights * (high - low) / 2)
+
+    return 0.002 * area(0.0, threshold) + 0.998 * (1 - threshold - area(threshold, 1.0))
 
 
 def _bands_of(width: int, threshold: float) -> int:

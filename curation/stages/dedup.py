@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from curation.config.project import settings_digest
 from curation.dedup import cluster_alarms, find_exact, find_near, find_semantic
-from curation.dedup.arrow_text import is_compiled
+from curation.dedup.arrow_text import arrow_texts, is_compiled
 from curation.embed import model_digest
 from curation.errors import command
 from curation.findings import FindingKind, gate_alarms
@@ -108,12 +110,16 @@ def _find_twins(
     """
     settings, findings, alarms = workspace.project.dedup, list[Finding](), list[str]()
     left, report = list(rows), partial(progress or _ignore_progress, "dedup", 0, len(rows))
+    if len(left) < 2:
+        return findings, alarms
+    # Read once; each step keeps the rows that are left.
+    texts = arrow_texts(texts_for_dedup(workspace, (row.texts for row in left)))
+    labels, rank = [label_of(workspace, row) for row in left], np.array([ranks[row.seq] for row in left])
     for step in STEPS if settings.semantic is not None else STEPS[:2]:
         if len(left) < 2:
             break
         report("compiling, once on this machine" if step == "exact" and not is_compiled() else f"{step} duplicates")
-        texts, labels = texts_for_dedup(workspace, (row.texts for row in left)), [label_of(workspace, row) for row in left]
-        common: dict[str, Any] = {"labels": labels if any(labels) else None, "rank": [ranks[row.seq] for row in left]}
+        common: dict[str, Any] = {"labels": labels if any(labels) else None, "rank": rank}
         if step == "exact":
             table = find_exact(texts, **common)
         elif step == "near":
@@ -126,10 +132,13 @@ def _find_twins(
             table = find_semantic(texts, vectors, threshold=settings.semantic, same_label_threshold=settings.same_label, **common)
         findings += _twin_findings(table, left, step)
         alarms += [_alarm(left, line) for line in cluster_alarms(table, len(left)).to_pylist()]
-        dropped = set(table["row"].to_pylist())
-        if step == "semantic" and len(dropped) > MANY_ALIKE * len(left):
-            alarms.append(_many_alike(workspace, len(dropped), len(left)))
-        left = [row for n, row in enumerate(left) if n not in dropped]
+        if step == "semantic" and len(table) > MANY_ALIKE * len(left):
+            alarms.append(_many_alike(workspace, len(table), len(left)))
+        if len(table):
+            stays = np.ones(len(left), np.bool_)
+            stays[table["row"].to_numpy()] = False
+            left, labels = list(compress(left, stays)), list(compress(labels, stays))
+            texts, rank = texts.filter(pa.array(stays)), rank[stays]
     return findings, alarms
 
 

@@ -25,7 +25,7 @@ from curation.dedup import (
     rethreshold,
 )
 from curation.dedup.arrow_text import keyed_rows, read_rows
-from curation.dedup.lsh import bands_for, choose_bands, least_alike
+from curation.dedup.lsh import RECALL, bands_for, choose_bands, found_at, least_alike
 from tests.conftest import shared
 
 FULL = bool(os.environ.get("SEEDCORN_SOAK"))
@@ -343,6 +343,15 @@ def test_bands_follow_the_density_of_the_rows() -> None:
     common = pa.array([f"{'the same opening of every prompt in this set, ' * 3}{rng.bytes(70).hex()}" for _ in range(12_000)])
     chosen = [choose_bands(read_rows(rows), threshold=0.7, shingle=5, codes=np.full(12_000, -1)) for rows in (unlike, common)]
     assert chosen[0][1] < chosen[1][1]
+
+
+@pytest.mark.parametrize("threshold", [0.5, 0.7, 0.8, 0.95])
+def test_bands_are_those_of_datasketchs_optimizer(threshold: float) -> None:
+    from datasketch.lsh import _optimal_param
+
+    proposed = {_optimal_param(threshold, size, 0.002, 0.998) for size in (64, 80, 128, 160, 192, 288)}
+    wanted = [pair for pair in proposed if found_at(threshold, *pair) >= RECALL and pair[0] * pair[1] <= 192]
+    assert bands_for(threshold) == max(wanted, key=lambda pair: (pair[1], pair[0]))
 
 
 @pytest.mark.parametrize("threshold", [0.5, 0.7, 0.8, 0.95])
