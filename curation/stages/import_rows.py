@@ -24,7 +24,7 @@ from curation.formats.tables import HUB, is_arrow_folder
 from curation.licences import read_license
 from curation.records import InstructionRecord, Record, candidates_of
 from curation.requests import Failure
-from curation.store import facts, records, runs
+from curation.store import records, runs
 from curation.store.database import write_in_bulk
 from curation.store.records import UNKNOWN, NewRows, Origin, Source, WrittenBy
 from curation.views.processes import count_processes, in_processes
@@ -32,6 +32,9 @@ from curation.workspace import StageResult, Workspace, open_workspace
 
 _Row = TypeVar("_Row")
 _BATCH = 5000
+"""Rows that one process converts at a time."""
+_COMMIT = 8
+"""Batches in one transaction: the more rows, the fewer times a page of the index of ids is written."""
 _LONGEST_NOTE = 240
 _SHOWN = 5
 """Maximum failed rows in the summary."""
@@ -223,21 +226,37 @@ class _Batch(NamedTuple):
 
 def _import_file(workspace: Workspace, rows: OpenRows, about: Source, group: str | None, run: int, counts: _Counts) -> None:
     """Write the rows of one file in batches, and the facts about the file."""
-    for batch in _read_batches(rows, about, group, run):
-        ids = [origin[0] for origin in batch.new.origins]
-        _count(batch, records.known_ids(workspace.db, ids), counts)
-        _, added = records.add_rows(workspace.db, batch.new, run)
-        if added < len(ids):
+    batches = _read_batches(rows, about, group, run)
+    while some := list(itertools.islice(batches, _COMMIT)):
+        batch = _joined(some)
+        failures = [_failure(about, place, failure) for place, failure in batch.failures]
+        added = records.add_rows(workspace.db, batch.new, run, failures=failures)
+        if added.origins < len(batch.new.origins):
             counts.completed += records.complete_origins(workspace.db, batch.new)
-        facts.add_failures(workspace.db, [_failure(about, place, failure) for place, failure in batch.failures], run)
-        counts.failures += [f"{about.file}:{place}: not imported. {_detail(failure)[:_LONGEST_NOTE]}" for place, failure in batch.failures][
-            :_SHOWN
+        _count(batch, added.present, counts)
+        counts.failures += [
+            f"{about.file}:{place}: not imported. {_detail(failure)[:_LONGEST_NOTE]}" for place, failure in batch.failures[:_SHOWN]
         ]
         counts.reasons.update(_kind_of(failure) for _, failure in batch.failures)
     unread = rows.detected.other_sheets
     counts.notes += [f"{about.file}: sheets {', '.join(unread)} were not read. To import one, name it with --sheet."] if unread else []
     counts.notes += _source_notes(about, records.add_source(workspace.db, about))
     counts.read_as.append(f"{about.file}: {rows.detected.describe()}; {rows.format}")
+
+
+def _joined(batches: Sequence[_Batch]) -> _Batch:
+    """Return the rows of several batches as one."""
+
+    def flat(lists: Iterable[list[_Row]]) -> list[_Row]:
+        return list(itertools.chain.from_iterable(lists))
+
+    new = NewRows(*(flat(parts) for parts in zip(*(batch.new for batch in batches), strict=True)))
+    sizes, failures = flat(batch.sizes for batch in batches), flat(batch.failures for batch in batches)
+    metadata, left_out = Counter[str](), Counter[str]()
+    for batch in batches:
+        metadata.update(batch.metadata)
+        left_out.update(batch.left_out)
+    return _Batch(new, sizes, metadata, left_out, failures)
 
 
 def _read_batches(rows: OpenRows, about: Source, group: str | None, run: int) -> Iterator[_Batch]:
@@ -256,7 +275,7 @@ def _read_batches(rows: OpenRows, about: Source, group: str | None, run: int) ->
     processes = count_processes(len(head)) if len(head) == 2 * _BATCH else 1
     parts = _parts(itertools.chain(head, raw))
     del head
-    yield from in_processes(lambda part: convert(read(iter(part))), parts, processes=processes, what="curate import")
+    yield from in_processes(lambda part: convert(read(iter(part))), parts, processes=processes, what="curate import", ahead=2 * _COMMIT)
 
 
 def _parts(rows: Iterator[_Row]) -> Iterator[list[_Row]]:

@@ -185,7 +185,7 @@ class NewRows(NamedTuple):
     records: list[tuple[bytes, Kind, str | None, bytes]]
     """Id, kind, label and body, in order."""
     origins: list[tuple[Any, ...]]
-    """Parameters of `_ADD_ORIGIN` for each row; the first is the record's id."""
+    """Id of the record of each row, then the columns `_ORIGIN` of the origin."""
     candidates: list[tuple[Any, ...]]
     """The same for the candidates of pairs."""
 
@@ -220,21 +220,66 @@ def add_records(
     Returns:
         (new records, new origins); a pair's candidates count only among the records.
     """
-    return add_rows(db, new_rows(made, run), run, failures=failures)
+    added = add_rows(db, new_rows(made, run), run, failures=failures)
+    return added.records, added.origins
 
 
-def add_rows(db: sqlite3.Connection, new: NewRows, run: int, *, failures: Iterable[Failure] = ()) -> tuple[int, int]:
+class Added(NamedTuple):
+    """What `add_rows` wrote."""
+
+    records: int
+    origins: int
+    """New origins of rows; a pair's candidates count only among the records."""
+    present: set[bytes]
+    """Ids, among those given, of rows that the project had before."""
+
+
+def add_rows(db: sqlite3.Connection, new: NewRows, run: int, *, failures: Iterable[Failure] = ()) -> Added:
     """Add what `new_rows` made; see `add_records`."""
     with db:
         db.execute("BEGIN IMMEDIATE")
-        # OR IGNORE: the id is the hash of the content, so a record with this id is equal.
-        sql = "INSERT OR IGNORE INTO records (id, kind, label, body) VALUES (?, ?, ?, ?)"
-        records_added = db.executemany(sql, new.records).rowcount
+        # Each id is looked up once: every look-up among a million hashes reads a page of its own.
+        seqs = _seqs_of(db, sorted({record[0] for record in new.records}))
+        present = _rows_among(db, seqs)
+        fresh = list[tuple[int, bytes, Kind, str | None, bytes]]()
+        following = last_seq(db) + 1
+        for record in new.records:
+            if record[0] not in seqs:
+                seqs[record[0]] = following
+                fresh.append((following, *record))
+                following += 1
+        db.executemany("INSERT INTO records (seq, id, kind, label, body) VALUES (?, ?, ?, ?, ?)", fresh)
         # Rows and candidates apart, because rowcount must count the rows only.
-        new_origins = db.executemany(_ADD_ORIGIN, new.origins).rowcount
-        db.executemany(_ADD_ORIGIN, new.candidates)
+        new_origins = db.executemany(_ADD_ORIGIN, ((seqs[origin[0]], *origin[1:]) for origin in new.origins)).rowcount
+        db.executemany(_ADD_ORIGIN, ((seqs[origin[0]], *origin[1:]) for origin in new.candidates))
         store_failures(db, failures, run)
-    return max(records_added, 0), max(new_origins, 0)
+    return Added(len(fresh), max(new_origins, 0), present)
+
+
+def _seqs_of(db: sqlite3.Connection, ids: Sequence[bytes]) -> dict[bytes, int]:
+    """Return the seq of each id that is stored."""
+    found = dict[bytes, int]()
+    for start in range(0, len(ids), _PARAMETERS):
+        part = ids[start : start + _PARAMETERS]
+        found |= {row["id"]: row["seq"] for row in db.execute(f"SELECT id, seq FROM records WHERE id IN ({_marks(part)})", part)}
+    return found
+
+
+def _rows_among(db: sqlite3.Connection, seqs: Mapping[bytes, int]) -> set[bytes]:
+    """Return the ids of the records that are rows; a pair's candidates are none."""
+    stored, rows = list(seqs.values()), set[int]()
+    for start in range(0, len(stored), _PARAMETERS):
+        part = stored[start : start + _PARAMETERS]
+        rows |= {row["seq"] for row in db.execute(f"SELECT seq FROM origins WHERE role = 'row' AND seq IN ({_marks(part)})", part)}
+    return {identity for identity, seq in seqs.items() if seq in rows}
+
+
+_PARAMETERS = 500
+"""Below the 999 parameters of a statement that SQLite before 3.32 allows."""
+
+
+def _marks(values: Sequence[object]) -> str:
+    return ", ".join("?" * len(values))
 
 
 def store_failures(db: sqlite3.Connection, failures: Iterable[Failure], run: int) -> None:
@@ -247,19 +292,6 @@ def store_failures(db: sqlite3.Connection, failures: Iterable[Failure], run: int
     """
     rows = [(f.stage, f.slot, f.key or "", f.reason, f.detail, run) for f in failures]
     db.executemany("INSERT OR IGNORE INTO failures VALUES (?, ?, ?, ?, ?, ?)", rows)
-
-
-def known_ids(db: sqlite3.Connection, ids: Iterable[bytes]) -> set[bytes]:
-    """Return those of the ids that are rows of the project already; a pair's candidates are none."""
-    wanted, found = list(dict.fromkeys(ids)), set[bytes]()
-    # Below the 999 parameters of a statement that SQLite before 3.32 allows.
-    for start in range(0, len(wanted), 500):
-        part = wanted[start : start + 500]
-        marks = ", ".join("?" for _ in part)
-        sql = f"""SELECT id FROM records r WHERE id IN ({marks})
-          AND EXISTS (SELECT 1 FROM origins o WHERE o.seq = r.seq AND o.role = 'row')"""
-        found.update(row["id"] for row in db.execute(sql, part))
-    return found
 
 
 def complete_origins(db: sqlite3.Connection, new: NewRows) -> int:
@@ -569,9 +601,7 @@ def count_duplicates_by_id(db: sqlite3.Connection) -> list[tuple[int, int]]:
 
 
 _ORIGIN = ("how", "role", "source", "item", "part", "cell", "better", "parent", "seed_group", "raw", "run", "meta")
-_ADD_ORIGIN = f"""
-  INSERT OR IGNORE INTO origins (seq, {", ".join(_ORIGIN)})
-  VALUES ((SELECT seq FROM records WHERE id = ?){", ?" * len(_ORIGIN)})"""
+_ADD_ORIGIN = f"INSERT OR IGNORE INTO origins (seq, {', '.join(_ORIGIN)}) VALUES (?{', ?' * len(_ORIGIN)})"
 
 
 def _origin(identity: bytes, origin: Origin, run: int) -> tuple[Any, ...]:

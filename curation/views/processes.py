@@ -42,14 +42,17 @@ def count_processes(rows: int) -> int:
     return min(len(os.sched_getaffinity(0)), 8)
 
 
-def in_processes(work: Callable[[Part], Result], parts: Iterable[Part], *, processes: int, what: str) -> Iterator[Result]:
-    """Yield the result of each part in order. A few parts more than there are processes are read ahead.
+def in_processes(
+    work: Callable[[Part], Result], parts: Iterable[Part], *, processes: int, what: str, ahead: int | None = None
+) -> Iterator[Result]:
+    """Yield the result of each part in order.
 
     Args:
         work: pure function of a part; it must use neither the database nor a model.
         parts: values that can be pickled, as the results must be.
         processes: number of processes; with 1 no process is forked.
         what: the command, for the error.
+        ahead: parts that are read before the first result is taken; two for each process when None.
 
     Raises:
         ProjectError: a process was killed.
@@ -67,7 +70,7 @@ def in_processes(work: Callable[[Part], Result], parts: Iterable[Part], *, proce
     try:
         for part in parts:
             waiting.append(pool.submit(_run, part))
-            if len(waiting) > 2 * processes:
+            if len(waiting) > (2 * processes if ahead is None else ahead):
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
