@@ -129,7 +129,12 @@ def is_compiled() -> bool:
 
 def text_of(rows: Rows, row: int) -> str:
     """Return the text of one row: as given, or normalized if Python normalized it."""
-    return ctypes.string_at(int(rows.addresses[row]), int(rows.sizes[row])).decode("utf-8", "surrogatepass")
+    return bytes_of(rows, row).decode("utf-8", "surrogatepass")
+
+
+def bytes_of(rows: Rows, row: int) -> bytes:
+    """Return the text of one row as UTF-8, in which a lone surrogate may be encoded."""
+    return ctypes.string_at(int(rows.addresses[row]), int(rows.sizes[row]))
 
 
 def with_texts(rows: Rows, changed: Mapping[int, str]) -> Rows:

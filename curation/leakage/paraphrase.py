@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence, Set
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Set
 from typing import NamedTuple
 
 import numpy as np
 
-from curation.dedup.arrow_text import Array, Rows, text_of, with_texts
+from curation.dedup.arrow_text import Array, Rows, bytes_of, text_of, with_texts
 from curation.dedup.normalization import normalize
 from curation.leakage.calibration import RowCut, Scale, background_cuts, calibrate, cut_by_rows, numbered, repeats
 from curation.leakage.features import DENSE, LEXICAL, LONG, EditedCopies, Encoder, Prepared, Reader, SuiteFeatures
@@ -136,8 +136,8 @@ class ParaphraseDetector:
         self.shortlist, self.copies = Shortlist(self.texts), EditedCopies(self.texts)
         # One number for all units of items with the same text: a suite that is protected twice is no boilerplate.
         self.twins = numbered([items[owner] for owner in self.owners.tolist()])
-        self.is_long = np.array([len(text) >= LONG for text in self.texts], np.bool_)
-        self.short = np.diff(words_of(readable_rows(self.texts))[1]) <= SHORT_ITEM
+        self.is_long = [len(text) >= LONG for text in self.texts]
+        self.short: list[bool] = (np.diff(words_of(readable_rows(self.texts))[1]) <= SHORT_ITEM).tolist()
         self.place, self.suite = np.zeros(len(units), np.int64), np.zeros(len(units), np.int64)
         self.has_values, self.floor = np.zeros(len(units), np.bool_), np.zeros(len(units))
         self.suites: list[tuple[str, SuiteFeatures, Scale]] = []
@@ -248,7 +248,12 @@ class ParaphraseDetector:
     def _compare_rows(
         self, rows: Rows, which: Sequence[int], near: Candidates, without: Sequence[int] | None, copies_only: bool
     ) -> dict[int, ParaphraseMatch]:
-        pieces = [piece for row in which for piece in self._row_pieces(rows, row, near, copies_only)]
+        windows = zip(which, near.item[which].tolist(), near.begin[which].tolist(), near.end[which].tolist(), strict=True)
+        pieces = [
+            (row, *piece)
+            for row, items, begins, ends in windows
+            for piece in self._pieces(bytes_of(rows, row), zip(items, begins, ends, strict=True), copies_only)
+        ]
         if not pieces:
             return {}
         owner, texts = np.array([row for row, _, _ in pieces]), [text for _, text, _ in pieces]
@@ -323,29 +328,35 @@ class ParaphraseDetector:
             margin[ranked[:, SHARED_BY - 1] >= 0.9 * ranked[:, 0]] = -50.0
         return _Comparison(similarity, share, margin, loose)
 
-    def _row_pieces(self, rows: Rows, row: int, near: Candidates, copies_only: bool) -> Iterator[tuple[int, str, list[int]]]:
+    def _pieces(self, body: bytes, near: Iterable[tuple[int, int, int]], copies_only: bool) -> Iterator[tuple[str, list[int]]]:
         """Yield the windows of a row that are near an item, and their clauses if the item is short, with the candidates of each.
 
         With `copies_only` those are left out in which `EditedCopies` looks for none: the piece or all of its candidates are short.
+
+        Args:
+            body: the row's text.
+            near: (item, begin, end) of its candidates, -1 for no item.
+            copies_only: see `find`.
         """
-        body = text_of(rows, row).encode("utf-8", "surrogatepass")
         windows: dict[tuple[int, int], list[int]] = {}
-        for unit, begin, end in zip(near.item[row].tolist(), near.begin[row].tolist(), near.end[row].tolist(), strict=True):
+        for unit, begin, end in near:
             if unit >= 0:
                 windows.setdefault((begin, end), []).append(unit)
         for (begin, end), units in windows.items():
             whole = end - begin > 0.9 * len(body)
+            if copies_only and ((len(body) if whole else end - begin) < LONG or not any(self.is_long[unit] for unit in units)):
+                continue
             text = (body if whole else body[begin:end]).decode("utf-8", "replace")[:_CHARACTERS]
-            if copies_only and (len(text) < LONG or not self.is_long[units].any()):
+            if copies_only and len(text) < LONG:
                 continue
-            yield row, text, _padded(units)
+            yield text, _padded(units)
             short = [unit for unit in units if self.short[unit]]
-            if copies_only and not self.is_long[short].any():
+            if not short or (copies_only and not any(self.is_long[unit] for unit in short)):
                 continue
-            for clause in segments(text)[1:_CLAUSES] if short else ():
+            for clause in segments(text)[1:_CLAUSES]:
                 # A single word is no paraphrase.
                 if has_two_words(clause) and not (copies_only and len(clause) < LONG):
-                    yield row, clause, _padded(short)
+                    yield clause, _padded(short)
 
 
 def _padded(units: Sequence[int]) -> list[int]:
