@@ -180,7 +180,7 @@ class Dedup(Closed):
     model: str = "all-MiniLM-L6-v2"
     """Any sentence-transformers model; its vectors also serve find-similar in Argilla."""
     backend: Literal["auto", "torch", "openvino", "openvino-f32"] = "auto"
-    """Library that computes vectors. auto: OpenVINO where it is installed, agrees with torch and is faster; openvino-f32 is
+    """Library that computes vectors. auto: OpenVINO where it is installed, agrees with torch and is not much slower; openvino-f32 is
     bit-reproducible on any CPU."""
     against: tuple[str, ...] = ()
     """Earlier snapshots (paths or patterns below the project, such as snapshots/*) whose rows count as duplicates."""

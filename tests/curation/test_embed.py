@@ -61,6 +61,21 @@ def test_openvino_gives_torchs_vectors_and_keeps_what_it_measured(tmp_path: Path
     assert (embed(texts) * reference).sum(axis=1).min() >= 0.9999  # auto takes what has been converted
 
 
+@pytest.mark.parametrize(("rates", "used"), [((10, 6, 8), True), ((10, 8, 6), True), ((10, 4, 3), False)])
+def test_openvino_is_used_at_half_of_torchs_speed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rates: tuple[float, ...], used: bool
+) -> None:
+    pytest.importorskip("openvino", reason="the extra openvino is not installed")
+    monkeypatch.setenv("SEEDCORN_CACHE_DIR", str(tmp_path))
+    each = iter(rates)
+    monkeypatch.setattr("curation.embed._timed", lambda call, n: (call(), next(each)))
+    embed(["Kidney failure", "Fracture of jaw"])
+    measured = read_measured(model_digest())
+    assert measured is not None and (measured.precision is not None) == used
+    # On a CPU without bfloat16 both precisions compute the same.
+    assert measured.rows_a_second == max(rates[1:]) or measured.precision == "f32"
+
+
 def test_a_backend_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("curation.embed.is_installed", lambda: False)
     with pytest.raises(UserError, match=r"openvino.*is not installed.*Next: pip install"):
