@@ -75,6 +75,8 @@ def print_rows(result: RowsResult, as_json: bool) -> None:
             list(result.rows[0]),
             [[_cell(value)[:12] if name == "id" else _cell(value) for name, value in row.items()] for row in result.rows],
         )
+    if result.note:
+        echo(result.note)
 
 
 def print_snapshots(found: Sequence[ListedSnapshot], as_json: bool) -> None:

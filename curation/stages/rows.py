@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from curation.errors import command
 from curation.views.row_cache import load_rows
 from curation.views.row_table import SHOWN, Bin, Group, Query, RowTable, write_table
 from curation.views.selections import load_selections
@@ -28,6 +30,8 @@ class RowsResult:
     bins: Sequence[Bin] = ()
     written: Path | None = None
     """File with the rows."""
+    note: str = ""
+    """Why no row may have been found, and the next step."""
 
 
 def rows(
@@ -54,12 +58,19 @@ def rows(
     """
     with open_workspace(folder) as workspace:
         table = RowTable(load_rows(ProjectState(workspace)), load_selections(folder))
-    found = table.count(query)
+    note = ""
+    if _BY_DECIDE.search(f"{query.where} {by}") and not table.count(Query("verdict IS NOT NULL")):
+        note = f"Verdicts and reasons are empty before the first decide. Next: {command('curate', 'decide', folder)}"
+    result = RowsResult(table.rows, table.count(query), note=note)
     if by is not None:
-        return RowsResult(table.rows, found, groups=table.group(by, query))
+        return replace(result, groups=table.group(by, query))
     if histogram is not None:
-        return RowsResult(table.rows, found, bins=table.histogram(histogram, query))
+        return replace(result, bins=table.histogram(histogram, query))
     if out is not None:
         write_table(table.select(query, columns), out)
-        return RowsResult(table.rows, found, written=out)
-    return RowsResult(table.rows, found, rows=table.select(query, columns or SHOWN).to_pylist())
+        return replace(result, written=out)
+    return replace(result, rows=table.select(query, columns or SHOWN).to_pylist())
+
+
+_BY_DECIDE = re.compile(r"\b(?:verdict|reason|why)\b")
+"""Columns that `curate decide` fills."""

@@ -45,6 +45,16 @@ def test_rows_are_shown_counted_and_written(garden: Bed, tmp_path: Path) -> None
     assert "list of the kinds of all findings" in curate("rows", garden.folder, "--list-columns")
 
 
+def test_a_condition_on_verdicts_before_the_first_decide_says_why_it_finds_none(tmp_path: Path) -> None:
+    folder = blank(tmp_path / "garden")
+    import_plain(folder, 3)
+    for option in (("--where", "reason = 'near'"), ("--by", "verdict")):
+        assert "empty before the first decide. Next: curate decide" in curate("rows", folder, *option)
+    assert "Next" not in curate("rows", folder, "--where", "label IS NULL")
+    stages.decide(folder)
+    assert "Next" not in curate("rows", folder, "--where", "reason = 'near'")
+
+
 def test_text_of_rows_cannot_act_on_the_terminal(tmp_path: Path) -> None:
     folder = blank(tmp_path / "garden")
     (tmp_path / "rows.jsonl").write_text(json.dumps({"prompt": "\x1b[2Jgone\nrows: all fine", "completion": "\u202eevil"}) + "\n")
