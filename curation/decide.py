@@ -143,9 +143,8 @@ class Facts:
     """For a row of the control file: its verdict there. It outranks the annotators, and a rejection outranks the data lead's keep too."""
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
-    """A verdict with its reasons."""
+class Decision(NamedTuple):
+    """A verdict with its reasons. A tuple, because a million of them are made in a third of the time of a dataclass."""
 
     seq: int
     verdict: Verdict

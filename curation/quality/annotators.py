@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -55,11 +56,13 @@ class Answer(NamedTuple):
 
 
 class SameAnswers(NamedTuple):
-    """Rows on which the same people gave the same answers."""
+    """Rows on which the same people gave the same answers. A million rows are few of them."""
 
-    rows: Sequence[str]
+    rows: int
     said: Sequence[tuple[str, bool]]
     """(user, bad) of each answer, as in `Answer`."""
+    known: bool | None = None
+    """Of control rows: whether they are bad."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,8 +114,8 @@ class AnswerModel:
     """Share of bad rows among the answered ones."""
     error_rate: Estimate
     """Share of wrong answers among all answers."""
-    probability_bad: Mapping[str, float]
-    """By row: probability that it is bad, given all answers on it."""
+    probability_bad: tuple[tuple[float, int], ...]
+    """Probability that a row is bad, given all answers on it, and the number of rows of which it is so."""
     groups: tuple[tuple[str, ...], ...]
     """People whose errors coincide; each group counts as one person on a row."""
 
@@ -159,14 +162,9 @@ def grade_controls(answers: Iterable[Answer], controls: Iterable[Control]) -> li
     return out
 
 
-def fit_answers(answers: Sequence[SameAnswers], *, controls: Iterable[Control] = ()) -> AnswerModel | None:
-    """Fit Dawid and Skene's model to all answers; None where no row has two answers.
-
-    Args:
-        answers: of everybody, each answer in one group. A million rows have few different answers.
-        controls: rows whose truth is known.
-    """
-    table = _tabulate(answers, controls)
+def fit_answers(answers: Sequence[SameAnswers]) -> AnswerModel | None:
+    """Fit Dawid and Skene's model to all answers, each row in one group; None where no row has two answers."""
+    table = _tabulate(answers)
     if table is None:
         return None
     groups: list[set[int]] = []
@@ -181,7 +179,7 @@ def fit_answers(answers: Sequence[SameAnswers], *, controls: Iterable[Control] =
     return _with_intervals(table, weights, fit, groups)
 
 
-def paces(submits: Mapping[str, Sequence[float]]) -> list[Pace]:
+def paces(submits: Mapping[str, Sequence[float] | Array]) -> list[Pace]:
     """Return the speed of each person, and how often a submit follows the one before it too soon to have read the row.
 
     A gap is short if its modified z-score is below -3.5 on the logarithmic scale, compared with the gaps of the other people (of all gaps
@@ -190,28 +188,33 @@ def paces(submits: Mapping[str, Sequence[float]]) -> list[Pace]:
     Args:
         submits: times in seconds, by user name.
     """
-    gaps = {user: _gaps(times) for user, times in submits.items()}
+    import numpy as np
+
+    gaps = {user: _gaps(np.asarray(times, float)) for user, times in submits.items()}
     out = []
     for user, own in sorted(gaps.items()):
-        if not own:
+        if not len(own):
             continue
-        others = [gap for name, given in gaps.items() if name != user for gap in given] or own
-        limit = _outlier_limit(others)
-        short = exact_share(sum(gap < limit for gap in own), len(own))
+        others = np.concatenate([given for name, given in gaps.items() if name != user] or [own])
+        limit = _outlier_limit(others if len(others) else own)
+        short = exact_share(int((own < limit).sum()), len(own))
         assert short is not None
-        out.append(Pace(user, len(own), _median(own), short, limit))
+        out.append(Pace(user, len(own), float(np.median(own)), short, limit))
     return out
 
 
 class _Table(NamedTuple):
-    rows: list[str]
+    """Answers by group of equal rows. Whatever is summed over rows is summed over groups, each as often as it has rows."""
+
+    rows: Array
+    """The number of rows in each group."""
     users: list[str]
     bad: Array
-    """1.0 where the person turned the row down; rows by users."""
+    """1.0 where the person turned the rows down; groups by users."""
     given: Array
-    """1.0 where the person answered the row; rows by users."""
+    """1.0 where the person answered the rows; groups by users."""
     known: Array
-    """Truth of each row: 1 bad, 0 good, NaN unknown."""
+    """Truth of the rows of each group: 1 bad, 0 good, NaN unknown."""
 
 
 class _Fit(NamedTuple):
@@ -224,20 +227,22 @@ class _Fit(NamedTuple):
     """Probability that each row is bad."""
 
 
-def _tabulate(answers: Sequence[SameAnswers], controls: Iterable[Control]) -> _Table | None:
+def _tabulate(answers: Sequence[SameAnswers]) -> _Table | None:
     import numpy as np
 
-    rows, users = sorted({row for group in answers for row in group.rows}), sorted({user for group in answers for user, _ in group.said})
-    row_at, user_at = {row: n for n, row in enumerate(rows)}, {user: n for n, user in enumerate(users)}
-    bad, given, known = np.zeros((len(rows), len(users))), np.zeros((len(rows), len(users))), np.full(len(rows), math.nan)
+    # Equal groups are one, in an order that does not depend on the given one.
+    sizes = Counter[tuple[tuple[tuple[str, bool], ...], bool | None]]()
     for group in answers:
-        at = [row_at[row] for row in group.rows]
-        for user, is_bad in group.said:
-            given[at, user_at[user]], bad[at, user_at[user]] = 1.0, is_bad
-    for control in controls:
-        if control.row in row_at and control.verdict in ("approve", "reject"):
-            known[row_at[control.row]] = control.verdict == "reject"
-    return _Table(rows, users, bad, given, known) if len(rows) and given.sum(axis=1).max() >= 2 else None
+        sizes[tuple(sorted(group.said)), group.known] += group.rows
+    groups, users = sorted(sizes, key=repr), sorted({user for said, _ in sizes for user, _ in said})
+    at = {user: n for n, user in enumerate(users)}
+    bad, given = np.zeros((len(groups), len(users))), np.zeros((len(groups), len(users)))
+    for n, (said, _) in enumerate(groups):
+        for user, is_bad in said:
+            given[n, at[user]], bad[n, at[user]] = 1.0, is_bad
+    known = np.array([math.nan if truth is None else float(truth) for _, truth in groups])
+    rows = np.array([sizes[group] for group in groups], float)
+    return _Table(rows, users, bad, given, known) if groups and given.sum(axis=1).max() >= 2 else None
 
 
 def _answer_weights(table: _Table, groups: Sequence[set[int]]) -> Array:
@@ -260,14 +265,14 @@ def _fit(table: _Table, weights: Array) -> _Fit:
     import numpy as np
 
     unknown = np.isnan(table.known)
-    passed = table.given - table.bad
+    passed, rows = table.given - table.bad, table.rows
     posterior = np.where(unknown, (weights * table.bad).sum(axis=1) / weights.sum(axis=1), table.known)
     right, wrong = PERSON_PRIOR
     for _ in range(500):
-        sensitivity = (posterior @ table.bad + right) / (posterior @ table.given + right + wrong)
-        specificity = ((1 - posterior) @ passed + right) / ((1 - posterior) @ table.given + right + wrong)
+        sensitivity = ((rows * posterior) @ table.bad + right) / ((rows * posterior) @ table.given + right + wrong)
+        specificity = ((rows * (1 - posterior)) @ passed + right) / ((rows * (1 - posterior)) @ table.given + right + wrong)
         # The controls' share of bad rows is the project's choice, so it says nothing about the others.
-        bad_rate = float((posterior[unknown].sum() + ROW_PRIOR[0]) / (unknown.sum() + sum(ROW_PRIOR)))
+        bad_rate = float(((rows * posterior)[unknown].sum() + ROW_PRIOR[0]) / (rows[unknown].sum() + sum(ROW_PRIOR)))
         before, posterior = posterior, _posterior(table, weights, sensitivity, specificity, bad_rate)
         if np.abs(posterior - before).max() < 1e-5:
             break
@@ -291,11 +296,11 @@ def _with_intervals(table: _Table, weights: Array, fit: _Fit, groups: Sequence[s
     covariance = _covariance(table, weights, fit)
     spread = np.diag(covariance)
     k, unknown = len(table.users), np.isnan(table.known)
-    on_bad, on_good = fit.posterior @ table.given, (1 - fit.posterior) @ table.given
+    on_bad, on_good = (table.rows * fit.posterior) @ table.given, (table.rows * (1 - fit.posterior)) @ table.given
     people = tuple(
         PersonEstimate(
             user,
-            int(table.given[:, at].sum()),
+            int(table.rows @ table.given[:, at]),
             _effective(float(fit.sensitivity[at]), float(spread[at]), float(on_bad[at])),
             _effective(float(fit.specificity[at]), float(spread[k + at]), float(on_good[at])),
         )
@@ -303,9 +308,9 @@ def _with_intervals(table: _Table, weights: Array, fit: _Fit, groups: Sequence[s
     )
     return AnswerModel(
         people=people,
-        bad_rate=_effective(fit.bad_rate, float(spread[-1]), float(unknown.sum())),
+        bad_rate=_effective(fit.bad_rate, float(spread[-1]), float(table.rows[unknown].sum())),
         error_rate=_error_rate(table, fit, covariance),
-        probability_bad=dict(zip(table.rows, fit.posterior.tolist(), strict=True)),
+        probability_bad=tuple(zip(fit.posterior.tolist(), map(int, table.rows), strict=True)),
         groups=tuple(tuple(table.users[at] for at in sorted(group)) for group in groups),
     )
 
@@ -317,7 +322,7 @@ def _error_rate(table: _Table, fit: _Fit, covariance: Array) -> Estimate:
     """
     import numpy as np
 
-    given = table.given.sum(axis=0)
+    given = table.rows @ table.given
     weights = given / given.sum()
     on_bad = fit.bad_rate * weights
     on_good = weights - on_bad
@@ -341,7 +346,7 @@ def _covariance(table: _Table, weights: Array, fit: _Fit) -> Array:
     passed = table.given - table.bad
 
     def scores(odds: Array) -> Array:
-        """Return the score of each row (rows by parameters) at these log odds."""
+        """Return the score of each group's rows (groups by parameters) at these log odds."""
         sensitivity, specificity, rate = np.split(1 / (1 + np.exp(-odds)), [k, 2 * k])
         p = _posterior(table, weights, sensitivity, specificity, float(rate[0]))[:, None]
         on_rate = np.where(unknown[:, None], p - rate, 0.0)
@@ -351,11 +356,11 @@ def _covariance(table: _Table, weights: Array, fit: _Fit) -> Array:
 
     values = np.concatenate([fit.sensitivity, fit.specificity, [fit.bad_rate]])
     odds, step = np.log(values / (1 - values)), 1e-4
-    own = scores(odds)
-    slopes = [(scores(odds + move).sum(axis=0) - scores(odds - move).sum(axis=0)) / (2 * step) for move in step * np.eye(len(odds))]
+    own, rows = scores(odds), table.rows
+    slopes = [(rows @ scores(odds + move) - rows @ scores(odds - move)) / (2 * step) for move in step * np.eye(len(odds))]
     pseudo = np.array([*[sum(PERSON_PRIOR)] * (2 * k), sum(ROW_PRIOR)]) * values * (1 - values)
     inverse = np.linalg.pinv(np.diag(pseudo) - np.array(slopes).T)
-    covariance: Array = inverse @ (own.T @ own + np.diag(pseudo)) @ inverse.T
+    covariance: Array = inverse @ ((own * rows[:, None]).T @ own + np.diag(pseudo)) @ inverse.T
     return covariance
 
 
@@ -390,15 +395,18 @@ def _most_dependent(table: _Table, weights: Array, fit: _Fit, groups: Sequence[s
     best, clearest = None, float(ndtri(1 - PAIRS_ALPHA / max(1, len(pairs))))
     for a, b in pairs:
         both = (table.given[:, a] * table.given[:, b]) > 0
-        if both.sum() < SHARED or any({a, b} <= group for group in groups):
+        rows = table.rows[both]
+        if rows.sum() < SHARED or any({a, b} <= group for group in groups):
             continue
         odds = total[both] - logs[both, a] - logs[both, b]
         others = np.where(np.isnan(table.known[both]), 1 / (1 + np.exp(-odds.clip(-500, 500))), table.known[both])
         product = np.prod([_residuals(table.bad[both, at], others, sensitivity[at], specificity[at]) for at in (a, b)], axis=0)
         # An uncertain truth lets even independent people deviate together.
         product -= others * (1 - others) * (sensitivity[[a, b]] + specificity[[a, b]] - 1).prod()
-        spread = float(product.std(ddof=1))
-        score = float(product.mean()) / (spread / math.sqrt(len(product))) if spread > 0 else 0.0
+        mean, n = float(rows @ product / rows.sum()), float(rows.sum())
+        spread = math.sqrt(float(rows @ (product - mean) ** 2) / (n - 1))
+        # Of equal products rounding alone makes a spread.
+        score = mean / (spread / math.sqrt(n)) if spread > 0 and np.ptp(product) > 0 else 0.0
         if score > clearest:
             best, clearest = (a, b), score
     return best
@@ -411,21 +419,19 @@ def _residuals(bad: Array, truth: Array, sensitivity: float, specificity: float)
     return residuals
 
 
-def _gaps(times: Sequence[float]) -> list[float]:
-    ordered = sorted(times)
-    return [later - earlier for earlier, later in itertools.pairwise(ordered) if later - earlier <= SITTING_S]
+def _gaps(times: Array) -> Array:
+    import numpy as np
+
+    gaps: Array = np.diff(np.sort(times))
+    return gaps[gaps <= SITTING_S]
 
 
-def _outlier_limit(gaps: Sequence[float]) -> float:
+def _outlier_limit(gaps: Array) -> float:
     """Return the length of gap whose modified z-score is -3.5 on the logarithmic scale."""
-    logs = [math.log(max(gap, 0.1)) for gap in gaps]
-    middle = _median(logs)
+    import numpy as np
+
+    logs = np.log(gaps.clip(min=0.1))
+    middle = float(np.median(logs))
     # 0.6745 makes the median deviation a standard deviation; a floor keeps equal gaps from making every other gap an outlier.
-    deviation = max(_median([abs(log - middle) for log in logs]) / 0.6745, 0.2)
+    deviation = max(float(np.median(np.abs(logs - middle))) / 0.6745, 0.2)
     return math.exp(middle - OUTLIER * deviation)
-
-
-def _median(values: Sequence[float]) -> float:
-    ordered = sorted(values)
-    half = len(ordered) // 2
-    return ordered[half] if len(ordered) % 2 else (ordered[half - 1] + ordered[half]) / 2

@@ -335,11 +335,6 @@ class StoredOverride(NamedTuple):
     chosen: int | None = None
     """For "edit:USER": the edited record whose text was kept. For relabel: the record with the new label."""
 
-    @property
-    def decided(self) -> tuple[Action, str, str | None, int | None]:
-        """The decision and its reason, without who made it, when and on which record."""
-        return self.action, self.reason, self.choice, self.chosen
-
 
 CLEAR = "clear"
 """Action of an override that takes the record's earlier ones back."""

@@ -279,12 +279,17 @@ def latest_answers(db: sqlite3.Connection, table: Table = "answers") -> Iterator
       GROUP BY response ORDER BY response"""
     same = shared.setdefault  # millions of answers hold few different texts besides the response's id
     for response, updated, seq, user, status, body, payload, form, simulated in cursor.execute(sql):
-        values = _parse_short(body) if len(body) <= _SHORT else orjson.loads(body)
+        values = parse_values(body)
         user = renamed.get(user, user)
         yield StoredAnswer(
             response, same(updated, updated), seq, same(user, user), same(status, status), values, same(payload, payload),
             same(form, form), bool(simulated),
         )  # fmt: skip
+
+
+def parse_values(body: str) -> Mapping[str, Any]:
+    """Return the values of an answer as it is stored."""
+    return _parse_short(body) if len(body) <= _SHORT else cast(Mapping[str, Any], orjson.loads(body))
 
 
 @lru_cache(maxsize=4096)

@@ -72,7 +72,7 @@ def count_review(state: ProjectState, kinds: Sequence[Kind] = KINDS) -> ReviewCo
         records=sum(len(one.rows) for one in alike),
         annotations=sum(len(one.rows) * len(one.given) for one in alike),
         disputed=sum(verdict == "disputed" and seq in rows and rows[seq].kind in kinds for seq, verdict in state.verdicts.items()),
-        quality=judge_annotators(state, kinds),
+        quality=judge_annotators(state, kinds, answered=alike),
         simulated=any(answer.simulated for answer in (*every, *rulings)),
         reviewers=tuple(sorted({annotation.user for annotation in every})),
         adjudicated=len(ruled),

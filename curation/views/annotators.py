@@ -7,11 +7,12 @@ adjudicators and of people under `review.exclude` do not count. docs/annotators.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from argilla_setup import forms
 from curation.answer_checks import time_of
@@ -37,6 +38,9 @@ from curation.store.records import Row
 from curation.views.controls import known_rows
 from curation.views.state import ProjectState
 from curation.workspace import label_of
+
+if TYPE_CHECKING:
+    from curation.quality.annotators import Array
 
 QUESTIONS: Mapping[Kind, str] = {"instruction": "May this be used?", "preference": "Which response is better?"}
 """The question that decides on a row of each kind."""
@@ -135,18 +139,21 @@ class AnnotatorQuality:
         }
 
 
-def judge_annotators(state: ProjectState, kinds: Sequence[Kind] = KINDS, *, slices: bool = False) -> AnnotatorQuality:
+def judge_annotators(
+    state: ProjectState, kinds: Sequence[Kind] = KINDS, *, slices: bool = False, answered: Sequence[AnsweredAlike] | None = None
+) -> AnnotatorQuality:
     """Measure the quality of the answers on rows of these kinds.
 
     Args:
         state: of the project, with stored decisions.
         kinds: kinds of rows.
         slices: also measure the agreement within labels and weeks.
+        answered: the answered rows of these kinds, if they are grouped already.
     """
-    alike, controls = answered_alike(state, kinds), _controls(state, kinds)
-    answers = [SameAnswers([row.id for row in one.rows], one.judged) for one in alike if one.meant]
-    graded = {result.user: result for result in _graded(state, kinds, controls)} if controls else {}
-    model = fit_answers(answers, controls=controls.values()) if answers else None
+    alike, controls = answered_alike(state, kinds) if answered is None else answered, _controls(state, kinds)
+    graded = {result.user: result for result in _graded(state, alike, controls)} if controls else {}
+    answers = [same for one in alike if one.meant for same in _same_answers(one, controls)]
+    model = fit_answers(answers) if answers else None
     fitted = {person.user: person for person in model.people} if model else {}
     timed = {pace.user: pace for pace in paces(_submits(state, kinds))}
     counted = Counter[str]()
@@ -166,9 +173,17 @@ def judge_annotators(state: ProjectState, kinds: Sequence[Kind] = KINDS, *, slic
     )
 
 
+def _same_answers(alike: AnsweredAlike, controls: Mapping[int, Control]) -> Iterator[SameAnswers]:
+    """Yield these rows for the model, control rows apart by their truth."""
+    known = Counter(controls[row.seq].verdict == "reject" for row in alike.rows if row.seq in controls) if controls else Counter[bool]()
+    for truth, rows in ((None, len(alike.rows) - known.total()), *known.items()):
+        if rows:
+            yield SameAnswers(rows, alike.judged, truth)
+
+
 def control_counts(state: ProjectState, kinds: Sequence[Kind] = KINDS) -> list[ControlResult]:
     """Return each person's counts on control rows of these kinds, by user name."""
-    return _graded(state, kinds, _controls(state, kinds))
+    return _graded(state, answered_alike(state, kinds), _controls(state, kinds))
 
 
 def team_controls(state: ProjectState, kind: Kind) -> Controls | None:
@@ -269,7 +284,7 @@ def _control_values(result: ControlResult) -> dict[str, Any]:
     }
 
 
-def _counted(state: ProjectState, kinds: Sequence[Kind]) -> list[tuple[Row, list[Annotation]]]:
+def _counted(state: ProjectState, kinds: Sequence[Kind]) -> list[tuple[Row, Sequence[Annotation]]]:
     """Return the answered rows of these kinds with the annotators' answers."""
     return [(row, given) for seq, given in state.annotations.items() if given and (row := state.row_by_seq[seq]).kind in kinds]
 
@@ -291,19 +306,29 @@ class AnsweredAlike:
 
 def answered_alike(state: ProjectState, kinds: Sequence[Kind]) -> list[AnsweredAlike]:
     """Return the answered rows of these kinds, grouped by what annotators answered."""
-    known, found = state.control_file.verdicts, dict[tuple[object, ...], AnsweredAlike]()
-    for row, given in _counted(state, kinds):
-        # Equal answers are as a rule one object, and to compare objects is quick. Where they are not, the group is smaller.
-        key = (row.kind, row.better, known.get(row.seq), *map(id, given))
-        if (one := found.get(key)) is None:
-            one = found[key] = AnsweredAlike(given, _meant(row, known.get(row.seq)), [])
-        one.rows.append(row)
-    return list(found.values())
+    # Equal answers are one object (`ProjectState.annotations`), and to compare objects is quick.
+    seqs_of = dict[int, list[int]]()
+    said = {id(given): given for given in state.annotations.values() if given}
+    for seq, given in state.annotations.items():
+        seqs_of.setdefault(id(given), []).append(seq)
+    known, rows, found = state.control_file.verdicts, state.row_by_seq, list[AnsweredAlike]()
+    for one, given in said.items():
+        groups = dict[tuple[Kind, int | None, str | None], AnsweredAlike]()
+        for row in map(rows.__getitem__, seqs_of[one]):
+            key = row.kind, row.better, known.get(row.seq)
+            if (group := groups.get(key)) is None:
+                group = groups[key] = AnsweredAlike(given, _meant(row, key[2]), [])
+            group.rows.append(row)
+        found += [group for (kind, _, _), group in groups.items() if kind in kinds]
+    return found
 
 
-def _judgments(state: ProjectState, kinds: Sequence[Kind]) -> list[Answer]:
-    """Return the answers as judgments of the row as it is. A pair without a better response is none, unless its verdict is known."""
-    return [Answer(row.id, *said) for one in answered_alike(state, kinds) if one.meant for row in one.rows for said in one.judged]
+def _judgments(alike: Iterable[AnsweredAlike], rows: Container[int]) -> list[Answer]:
+    """Return the answers on some rows as judgments of the row as it is.
+
+    A pair without a better response is none, unless its verdict is known.
+    """
+    return [Answer(row.id, *said) for one in alike if one.meant for row in one.rows if row.seq in rows for said in one.judged]
 
 
 def _meant(row: Row, known: str | None) -> tuple[str, ...]:
@@ -326,7 +351,7 @@ def _controls(state: ProjectState, kinds: Sequence[Kind]) -> dict[int, Control]:
     return out
 
 
-def _graded(state: ProjectState, kinds: Sequence[Kind], controls: Mapping[int, Control]) -> list[ControlResult]:
+def _graded(state: ProjectState, alike: Iterable[AnsweredAlike], controls: Mapping[int, Control]) -> list[ControlResult]:
     known = known_rows(state)
     early = {
         (state.row_by_seq[seq].id, answer.user)
@@ -335,7 +360,7 @@ def _graded(state: ProjectState, kinds: Sequence[Kind], controls: Mapping[int, C
         for answer in state.answers.get(seq, ())
         if answer.updated <= row.since
     }
-    return grade_controls((one for one in _judgments(state, kinds) if (one.row, one.user) not in early), controls.values())
+    return grade_controls((one for one in _judgments(alike, controls) if (one.row, one.user) not in early), controls.values())
 
 
 def _sum_results(results: Iterable[ControlResult]) -> ControlResult:
@@ -344,16 +369,15 @@ def _sum_results(results: Iterable[ControlResult]) -> ControlResult:
     return ControlResult("", caught, bad, passed, good)
 
 
-def _submits(state: ProjectState, kinds: Sequence[Kind]) -> dict[str, list[float]]:
+def _submits(state: ProjectState, kinds: Sequence[Kind]) -> dict[str, Array]:
     """Return the times of each person's submitted answers; of a program they say nothing."""
-    out: dict[str, list[float]] = {}
-    for seq, answers in state.answers.items():
-        row = state.row_by_seq.get(seq)
-        for answer in answers if row is not None and row.kind in kinds else ():
-            at = time_of(answer.updated) if answer.status == "submitted" and not answer.simulated else None
-            if at is not None:
-                out.setdefault(answer.user, []).append(at)
-    return out
+    import numpy as np
+
+    out = {}
+    for user, texts, counts in state.answers.submitted([row.seq for kind in kinds for row in state.rows[kind]]):
+        times = np.array([math.nan if (at := time_of(text)) is None else at for text in texts])
+        out[user] = np.repeat(times, counts)[~np.isnan(np.repeat(times, counts))]
+    return {user: times for user, times in out.items() if len(times)}
 
 
 def _value(annotation: Annotation) -> str:

@@ -10,12 +10,12 @@ its annotator still supports it is computed from the latest responses at every d
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from operator import attrgetter
 
 from argilla_setup import forms
 from curation import decide as rules
-from curation.decide import Annotation, Decision, Facts, Family, Keep, Override, Reason, Verdict
+from curation.decide import Annotation, Decision, Facts, Family, Keep, Override, Reason
 from curation.findings import FINDING_STAGES, NOT_REFILLED
 from curation.judge import diagnostics
 from curation.plan import Cell
@@ -227,7 +227,11 @@ def _text(row: Row) -> str | None:
 
 def _families(state: ProjectState, known: _Known) -> dict[int, Family]:
     parents = {row.seq: row.parent for row in state.row_by_seq.values() if row.how == "edited" and row.parent is not None}
-    keeps = {seq: Keep(o.number, _override(o), o.chosen or seq) for seq, o in state.overrides.items() if o.action == "keep"}
+    if not parents:
+        return {}
+    members = parents.keys() | parents.values()
+    kept = {seq: o for seq in members if (o := state.overrides.get(seq)) is not None and o.action == "keep"}
+    keeps = {seq: Keep(o.number, _override(o), o.chosen or seq) for seq, o in kept.items()}
     contested = {seq for seq, status in known.edits.items() if status.contested}
     kinds: dict[int, Kind] = {parent: state.row_by_seq[parent].kind for parent in parents.values() if parent in state.row_by_seq}
     texts = {seq: _text(state.row_by_seq[seq]) for seq in parents}
@@ -241,38 +245,63 @@ def _decide_kind(
     # The best N percent are of the rows of this kind: a pair's worse responses are meant to score low and would fill the rest.
     totals, groups = state.totals_of(kind), groups_of(state, kind)
     keeps = rules_by_group(state, groups, totals)
-    alike: dict[tuple[object, ...], list[Row]] = {}
-    annotations, overrides = state.all_annotations, state.overrides
-    for row in state.rows[kind]:
-        seq = row.seq
-        key: tuple[object, ...] = (seq,)
-        if seq not in known.special and seq not in families:
-            said, override = annotations.get(seq, ()), overrides.get(seq)
-            # Equal annotations are as a rule one object; where they are not, the row is decided apart.
-            key = (totals.get(seq), groups[seq], row.better, row.how == "edited", override and override.decided, *map(id, said))
-        alike.setdefault(key, []).append(row)
-    facts_of = {key: _facts_of(state, known, rows[0], totals.get(rows[0].seq), families) for key, rows in alike.items()}
-    passing = {row.seq for key, rows in alike.items() if rules.passes(facts_of[key], keeps[groups[rows[0].seq]]) for row in rows}
+    rows, (like, alike) = state.rows[kind], _alike(state, kind, known, families, totals, groups)
+    facts_of = [_facts_of(state, known, row, totals.get(row.seq), families) for row in alike]
+    keeps_of = [keeps[groups[row.seq]] for row in alike]
+    passes, is_below = ([rule(*one) for one in zip(facts_of, keeps_of, strict=True)] for rule in (rules.passes, rules.is_only_below_cut))
+    passing = {row.seq for row, n in zip(rows, like, strict=True) if passes[n]}
     sample = draw(state, kind, passing)
     # Rows that a person chose to decide are no random part of the others.
-    chosen = state.overrides.keys() | families.keys() | state.control_file.verdicts.keys()
-    free = {row.seq for row in state.rows[kind] if row.seq in totals and row.how != "edited"} - chosen
-    only_below = {row.seq for k, rows in alike.items() if rules.is_only_below_cut(facts_of[k], keeps[groups[rows[0].seq]]) for row in rows}
-    drawn = draw_below_cut(state, kind, free & only_below)
-    decisions, answered = [], dict[int, Decision]()
-    for key, rows in alike.items():
-        made: dict[tuple[Verdict, Reason] | None, Decision] = {}
-        for row in rows:
-            unseen = None if row.seq in state.asked else unseen_verdict(state.project.review.mode, row, sample)
-            if unseen not in made:
-                made[unseen] = rules.decide(facts_of[key], keeps=keeps[groups[row.seq]], policy=state.policy, unseen=unseen)
-            found = made[unseen]
-            reasons = (*found.reasons, CALIBRATION) if row.seq in drawn else found.reasons
-            decisions.append(Decision(row.seq, found.verdict, found.better, reasons))
-            if row.seq in drawn and (row.seq in known.special or row.seq in annotations or row.seq in overrides):
-                answered[row.seq] = replace(rules.apply_annotations(facts_of[key], state.policy), seq=row.seq)
-    sides = ScoredRows(frozenset(free & passing), frozenset(free & only_below), drawn, answered)
-    return sorted(decisions, key=attrgetter("seq")), sample, None if state.project.score.is_off else sides
+    chosen = frozenset(state.overrides.keys() | families.keys() | state.control_file.verdicts.keys()) if totals else ()
+    free = {row.seq for row in rows if row.seq in totals and row.how != "edited" and row.seq not in chosen}
+    below = {row.seq for row, n in zip(rows, like, strict=True) if is_below[n] and row.seq in free}
+    drawn = draw_below_cut(state, kind, below)
+    mode, asked = state.project.review.mode, state.asked
+    unseen = [None if mode == "all" or row.seq in asked else unseen_verdict(mode, row, sample) for row in rows]
+    made = {
+        (n, why): rules.decide(facts_of[n], keeps=keeps_of[n], policy=state.policy, unseen=why)
+        for n, why in dict.fromkeys(zip(like, unseen, strict=True))
+    }
+    found = [made[own] for own in zip(like, unseen, strict=True)]
+    decisions = [Decision(row.seq, one.verdict, one.better, one.reasons) for row, one in zip(rows, found, strict=True)]
+    answered = dict[int, Decision]()
+    for place, (row, n) in enumerate(zip(rows, like, strict=True)) if drawn else ():
+        if row.seq not in drawn:
+            continue
+        decisions[place] = decisions[place]._replace(reasons=(*decisions[place].reasons, CALIBRATION))
+        if row.seq in known.special or row.seq in state.all_annotations or row.seq in state.overrides:
+            answered[row.seq] = rules.apply_annotations(facts_of[n], state.policy)._replace(seq=row.seq)
+    sides = ScoredRows(frozenset(free & passing), frozenset(below), drawn, answered)
+    return decisions, sample, None if state.project.score.is_off else sides
+
+
+def _alike(
+    state: ProjectState, kind: Kind, known: _Known, families: Mapping[int, Family], totals: Mapping[int, float], groups: Mapping[int, str]
+) -> tuple[list[int], list[Row]]:
+    """Return for each row of a kind the number of rows with equal facts that it is among, and the first row of each number.
+
+    Args:
+        state: of the project.
+        kind: of the rows.
+        known: facts of single rows, which are alone.
+        families: disputes over edits, whose rows are alone.
+        totals: total of each scored row.
+        groups: group of each row for the score's cut.
+    """
+    rows, apart = state.rows[kind], known.special | families.keys()
+    seqs = [row.seq for row in rows]
+    decided = attrgetter("action", "reason", "choice", "chosen")
+    overrides = dict(zip(state.overrides, map(decided, state.overrides.values()), strict=True)) if rows else {}
+    # Equal annotations are one object where no ruling is among them. Where they are not, the row is decided apart.
+    said = {seq: id(given) for seq, given in state.all_annotations.items()}
+    facets = zip(
+        map(totals.get, seqs), map(groups.__getitem__, seqs), [row.better for row in rows], [row.how == "edited" for row in rows],
+        map(overrides.get, seqs), map(said.get, seqs), strict=True,
+    )  # fmt: skip
+    numbers: dict[object, int] = {}
+    like = [numbers.setdefault(seq if seq in apart else own, len(numbers)) for seq, own in zip(seqs, facets, strict=True)]
+    first = dict(zip(reversed(like), reversed(rows), strict=True))
+    return like, [first[number] for number in range(len(numbers))]
 
 
 def _facts_of(state: ProjectState, known: _Known, row: Row, total: float | None, families: Mapping[int, Family]) -> Facts:

@@ -239,7 +239,7 @@ def release(decisions: Sequence[Decision], kinds: Mapping[int, Kind], samples: M
     out = []
     for decision in decisions:
         why = reasons.get(kinds[decision.seq]) if decision.verdict == "held" else None
-        out.append(replace(decision, verdict="approved", reasons=(why, *decision.reasons[1:])) if why else decision)
+        out.append(decision._replace(verdict="approved", reasons=(why, *decision.reasons[1:])) if why else decision)
     return out
 
 

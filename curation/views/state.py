@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from argilla_setup import forms
 from curation.answer_checks import GivenAnswer, find_bulk_edits
@@ -28,6 +28,9 @@ from curation.store.records import Row
 from curation.store.reviews import StoredAnswer
 from curation.views.control_file import ControlFile, read_control_file
 from curation.workspace import Workspace, load_cells
+
+if TYPE_CHECKING:
+    from curation.store.answers import Answers
 
 Rule = Callable[[float], bool]
 """True for a total (0 to 10) that is kept."""
@@ -158,7 +161,7 @@ class ProjectState:
         return frozenset(sent)
 
     @cached_property
-    def answers(self) -> dict[int, list[StoredAnswer]]:
+    def answers(self) -> Answers:
         """The latest state of each response in Argilla, by seq, in order of the user's name; without those of `review.exclude`."""
         return self._read_answers("answers", excluded=False)
 
@@ -167,7 +170,7 @@ class ProjectState:
         """The answers and rulings of the people under `review.exclude`, by seq."""
         if not self.project.review.exclude:
             return {}
-        found = self._read_answers("answers", excluded=True)
+        found = dict(self._read_answers("answers", excluded=True))
         for seq, given in self._read_answers("rulings", excluded=True).items():
             found.setdefault(seq, []).extend(given)
         return found
@@ -178,8 +181,11 @@ class ProjectState:
         return self._submitted(self.answers)
 
     @cached_property
-    def annotations(self) -> dict[int, list[Annotation]]:
-        """The annotators' submitted answers to each answered row; drafts and discarded responses are none."""
+    def annotations(self) -> Mapping[int, Sequence[Annotation]]:
+        """The annotators' submitted answers to each answered row; drafts and discarded responses are none.
+
+        Rows with equal answers share one object: a million rows have few different ones, which are worth looking at once.
+        """
         return self._annotate(self.answers)
 
     @cached_property
@@ -220,11 +226,11 @@ class ProjectState:
     def rulings(self) -> dict[int, list[Annotation]]:
         """The adjudicators' submitted answers to each row that was disputed. They count in no measure of agreement or error."""
         days = {(seq, ruling.user): ruling.updated[:10] for seq, given in self.stored_rulings.items() for ruling in given}
-        found = self._annotate(self.stored_rulings)
+        found = self._annotate_each(self.stored_rulings)
         return {seq: [replace(one, ruling=True, on=days[seq, one.user]) for one in given] for seq, given in found.items() if given}
 
     @cached_property
-    def all_annotations(self) -> dict[int, list[Annotation]]:
+    def all_annotations(self) -> Mapping[int, Sequence[Annotation]]:
         """The annotators' answers to each row, then the rulings on it."""
         out = dict(self.annotations)
         for seq, given in self.rulings.items():
@@ -238,11 +244,11 @@ class ProjectState:
         by_kind: dict[str, int] = {kind: review.overlap_of(kind) for kind in KINDS}
         return Policy(review.policy, review.largest_overlap, review.margin, by_kind)
 
-    def _read_answers(self, table: reviews.Table, *, excluded: bool) -> dict[int, list[StoredAnswer]]:
-        found, out = reviews.answers_by_seq(self.db, table), reviews.present_names(self.db, self.project.review.exclude)
-        if not out:
-            return {} if excluded else found
-        return {seq: kept for seq, given in found.items() if (kept := [one for one in given if (one.user in out) is excluded])}
+    def _read_answers(self, table: reviews.Table, *, excluded: bool) -> Answers:
+        from curation.store.answers import load_answers
+
+        out = reviews.present_names(self.db, self.project.review.exclude)
+        return load_answers(self.db, table).of(out, excluded=not excluded)
 
     def _submitted(self, answers: Mapping[int, Sequence[StoredAnswer]]) -> list[GivenAnswer]:
         return [
@@ -253,30 +259,37 @@ class ProjectState:
             if a.status == "submitted"
         ]
 
-    def _annotate(self, answers: Mapping[int, Sequence[StoredAnswer]]) -> dict[int, list[Annotation]]:
-        found: dict[int, list[Annotation]] = {}
-        # Most answers share the values of many others (`reviews.latest_answers`), which are looked at once. Only a text that was written
-        # can be one over several rows, or depends on the row.
-        distinct = {id(one.values): one.values for given in answers.values() for one in given}
-        texts = {key for key, values in distinct.items() if any(values.get(name) for name in (forms.EDITED_COMPLETION, forms.CORRECTED))}
-        written = {seq: given for seq, given in answers.items() if any(id(one.values) in texts for one in given)} if texts else {}
-        unused = {answer.response for answer in find_bulk_edits(self._submitted(written))} if written else set()
-        plain: dict[tuple[str, int, bool], Annotation | None] = {}
+    def _annotate(self, answers: Answers) -> dict[int, Sequence[Annotation]]:
+        import numpy as np
+
+        pattern = answers.patterns(_plain_verdict)
+        # What a pair's answer says, and whether a written text is an edit, depends on the row.
+        is_plain = (pattern >= 0) & np.isin(answers.seqs, np.array([row.seq for row in self.rows["instruction"]], np.int64))
+        plain = answers.seqs[is_plain].tolist()
+        first: dict[int, int] = {}
+        like = [first.setdefault(number, seq) for number, seq in zip(pattern[is_plain].tolist(), plain, strict=True)]
+        said = self._annotate_each({seq: answers[seq] for seq in first.values()})
+        return dict(zip(plain, map(said.__getitem__, like), strict=True)) | self._annotate_each(answers.on(~is_plain))
+
+    def _annotate_each(self, answers: Mapping[int, Sequence[StoredAnswer]]) -> dict[int, Sequence[Annotation]]:
+        """Return the annotations of each row that is there, looking at every answer."""
+        found, written = dict[int, Sequence[Annotation]](), dict[int, Sequence[StoredAnswer]]()
+        for seq, given in answers.items():
+            if any(_has_text(answer.values) for answer in given):
+                written[seq] = given
+        unused = {answer.response for answer in find_bulk_edits(self._submitted(written))}
+        same = dict[tuple[Annotation, ...], tuple[Annotation, ...]]()
         for seq, given in answers.items():
             row = self.row_by_seq.get(seq)
             if row is None:
                 continue
-            found[seq] = said = []  # in order of the user's name, as the answers are
+            said = list[Annotation]()  # in order of the user's name, as the answers are
             for answer in given:
                 if answer.status != "submitted" or answer.response in unused:
                     continue
-                if row.kind == "instruction" and id(answer.values) not in texts:
-                    key = answer.user, id(answer.values), answer.simulated
-                    one = plain[key] if key in plain else plain.setdefault(key, annotation_of(answer, row))
-                else:
-                    one = annotation_of(answer, row)
-                if one is not None:
+                if (one := annotation_of(answer, row)) is not None:
                     said.append(one)
+            found[seq] = same.setdefault(tuple(said), tuple(said))
         return found
 
     @cached_property
@@ -373,6 +386,16 @@ class ProjectState:
         means = {points: (points - len(criteria)) * 2.5 / len(criteria) for points in set(totals.values())} if criteria else {}
         choices = facts.choices_by_seq(self.db, judging.pair_digest(self.project, spec))
         return JudgeScores(name, spec, {seq: means[points] for seq, points in totals.items()}, overall, choices)
+
+
+def _has_text(values: Mapping[str, Any]) -> bool:
+    """Return whether an answer holds a text in the place of the row's; only then it may be one over several rows, or no edit."""
+    return bool(values.get(forms.EDITED_COMPLETION) or values.get(forms.CORRECTED))
+
+
+def _plain_verdict(values: Mapping[str, Any]) -> str | None:
+    """Return all that an answer to an instruction row says; None where it holds a text."""
+    return None if _has_text(values) else str(values.get(forms.VERDICT))
 
 
 def annotation_of(answer: StoredAnswer, row: Row) -> Annotation | None:

@@ -89,7 +89,11 @@ def _differ(first: float, second: float, *, same: float) -> float:
 
 def fit_each(answers: Sequence[Answer], controls: Iterable[Control] = ()) -> AnswerModel | None:
     """Fit the model to answers that are not grouped."""
-    return fit_answers([SameAnswers((one.row,), ((one.user, one.bad),)) for one in answers], controls=controls)
+    said: dict[str, list[tuple[str, bool]]] = {}
+    for one in answers:
+        said.setdefault(one.row, []).append((one.user, one.bad))
+    known = {control.row: control.verdict == "reject" for control in controls}
+    return fit_answers([SameAnswers(1, given, known.get(row)) for row, given in said.items()])
 
 
 def cover(seeds: range) -> dict[str, Rate]:

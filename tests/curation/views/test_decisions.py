@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import random
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +11,14 @@ import pytest
 
 from curation import api as stages
 from curation.decide import Annotation, Family, edit_families, shown_first
-from curation.records import Message, make_pair
+from curation.records import Kind, Message, make_pair
 from curation.stages.pull import add_edits
 from curation.store import facts, records, reviews
 from curation.store.database import open_store
 from curation.store.records import Row
 from curation.store.reviews import StoredAnswer
+from curation.views.decisions import decide_all
+from curation.views.state import ProjectState
 from tests.support.projects import Bed, blank, import_plain, score_by_hand
 
 FIRST, SECOND = "One changed answer that is long enough.", "Another answer, changed once more and still long enough."
@@ -203,3 +207,44 @@ def test_a_dispute_takes_in_what_was_made_of_the_rivals() -> None:
     found = edit_families({2: 1, 3: 1, 4: 2}, said, keeps={}, contested={2})
     assert {seq: family.members for seq, family in found.items()} == dict.fromkeys((1, 2, 3, 4), frozenset({1, 2, 3, 4}))
     assert found[1] != Family(frozenset({1, 2, 3, 4}))
+
+
+@pytest.mark.parametrize(("seed", "mode"), [(0, "all"), (1, "all"), (2, "sample"), (3, "none")])
+def test_rows_decided_together_are_decided_as_each_would_be_alone(bed: Bed, seed: int, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever people answered, edited and decided: one rule, also for a million rows with few different answers."""
+    rng = random.Random(seed)
+    import_plain(bed.folder, 60)
+    score_by_hand(bed.folder)
+    bed.set(r"^  overlap: 1", "  overlap: 2")
+    bed.set(r"^  mode: \w+", f"  mode: {mode}")
+    with stages.open_workspace(bed.folder) as workspace:
+        pairs = [make_pair((Message(role="user", content=f"Which, {n}?"),), f"Good {n}", f"Bad {n}")[0] for n in range(30)]
+        origins = [records.Origin("imported", "pairs", n, better=rng.choice([None, 0, 1])) for n in range(30)]
+        records.add_records(workspace.db, zip(pairs, origins, strict=True), 1)
+    rows = bed.rows()
+    with stages.open_workspace(bed.folder) as workspace:
+        for row, user in itertools.product(rows, ("ada", "ben", "zoe")):
+            texts = [""] * 8 + ["A text that somebody wrote.", row.answers[0]]
+            values = (
+                {"verdict": rng.choice(["approve", "approve", "reject", None]), "edited_completion": rng.choice(texts)}
+                if row.kind == "instruction"
+                else {"better": rng.choice(["A", "B", "tie", "both_bad"]), "corrected": rng.choice(texts)}
+            )
+            status = rng.choice(["submitted"] * 6 + ["draft", "discarded"])
+            given = StoredAnswer(
+                f"{user}-{row.seq}", f"2026-11-24T{rng.randrange(24):02}:00:00", row.seq, user, status, values, "", "", False
+            )
+            reviews.add_answers(workspace.db, [given] if rng.random() < 0.6 else [], 1)
+        add_edits(workspace, 1)
+        for action in ("keep", "drop", "review"):
+            facts.add_overrides(workspace.db, [row.seq for row in rows if rng.random() < 0.1], action=action, reason="so", by="me")
+    with stages.open_workspace(bed.folder) as workspace:
+        together = decide_all(ProjectState(workspace)).decisions
+
+        def each(state: ProjectState, kind: Kind, *_: object) -> tuple[list[int], list[Row]]:
+            return list(range(len(state.rows[kind]))), list(state.rows[kind])
+
+        monkeypatch.setattr("curation.views.decisions._alike", each)
+        monkeypatch.setattr(ProjectState, "_annotate", ProjectState._annotate_each)
+        assert decide_all(ProjectState(workspace)).decisions == together
+    assert len({decision.verdict for decision in together}) >= 4
