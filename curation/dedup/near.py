@@ -72,11 +72,25 @@ class Buckets(NamedTuple):
     n_buckets: int
 
 
+class BucketPlaces(NamedTuple):
+    """The places of each bucket: those of bucket b are places[begins[b]:begins[b + 1]], best first."""
+
+    begins: Array
+    places: Array
+
+
 class Compared(NamedTuple):
-    """Results of `kernels.keep.compare_with_first`."""
+    """Results of the comparisons that are made on all cores (`kernels.keep`)."""
 
     others: Array
+    """Places that each place was compared with, from the beginning of its buckets on; -1 ends them. Of a place that is complete, those
+    that it is similar to."""
     scores: Array
+    """Similarity to each of them."""
+    expected: Array
+    """True for a place that the comparisons with first places drop, if these are kept."""
+    complete: Array
+    """True for a place that was compared with every earlier place of its buckets that is not expected to be dropped."""
 
 
 class Short(NamedTuple):
@@ -252,19 +266,21 @@ def _shared_keys(which: Array, keys: Array) -> Array:
 
 def _decide(firsts: Firsts, edits: float | None, *, fixed: int = 0) -> tuple[Decided, int]:
     """Visit the places best first; each is kept, or dropped for the most similar place kept before it."""
-    from curation.dedup.kernels.keep import compare_with_first, find_heads, keep_best
+    from curation.dedup.kernels.keep import compare_with_first, compare_with_rest, expect_dropped, keep_best
 
     places = firsts.places._replace(fixed=fixed)
     n = len(places.which)
     buckets = _buckets_of(firsts.keys, places.which)
-    # The best place of each bucket is usually kept, so all others are compared with it first, on all cores; the
-    # visit itself must be sequential.
-    heads = np.full(buckets.n_buckets, -1, np.int64)
-    find_heads(buckets, heads)
-    compared = Compared(np.full(len(buckets.members), -1, np.int32), np.empty(len(buckets.members)))
-    spread(compare_with_first, n, buckets, heads, places, compared)
+    members, most = _places_of(buckets), int(places.rows.sizes[places.which[np.diff(buckets.begins) > 0]].max(initial=1))
+    # The visit must be sequential, so what it needs is compared before, on all cores: every place with the best place of each of its
+    # buckets, which mostly decides it, then with the others that are likely to be kept.
+    others, scores = np.full(len(buckets.members), -1, np.int32), np.empty(len(buckets.members))
+    compared = Compared(others, scores, np.zeros(n, np.bool_), np.zeros(n, np.bool_))
+    spread(compare_with_first, n, buckets, members, places, most, compared)
+    expect_dropped(buckets.begins, compared)
+    spread(compare_with_rest, n, buckets, members, places, most, LIMIT, compared)
     result = Decision(np.arange(n), np.arange(n), np.ones(n))
-    gave_up = keep_best(buckets, places, LIMIT, compared, _short_buckets(firsts, None if edits is None else 1 - edits), result)
+    gave_up = keep_best(buckets, places, most, LIMIT, compared, _short_buckets(firsts, None if edits is None else 1 - edits), result)
     # The loop stores a place that was dropped by edits as its bitwise complement.
     by_edits = result.kept < 0
     kept = np.where(by_edits, ~result.kept, result.kept)
@@ -284,6 +300,16 @@ def _buckets_of(keys: Array, which: Array) -> Buckets:
     for packed, first_bucket in zip(bands, [0, *numbers], strict=False):
         write_members(packed, first_bucket, at, members)
     return Buckets(begins, members, count)
+
+
+def _places_of(buckets: Buckets) -> BucketPlaces:
+    """Return the places of each bucket."""
+    from curation.dedup.kernels.keep import write_places
+
+    begins = np.concatenate([[0], np.cumsum(np.bincount(buckets.members, minlength=buckets.n_buckets))])
+    places = np.empty(len(buckets.members), np.int32)
+    write_places(buckets, begins[:-1].copy(), places)
+    return BucketPlaces(begins, places)
 
 
 def _from_pairs(pairs: Array, places: int, count: int) -> Buckets:

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from curation.config.project import settings_digest
 from curation.dedup import cluster_alarms, find_exact, find_near, find_semantic
-from curation.dedup.arrow_text import arrow_texts, is_compiled
+from curation.dedup.arrow_text import is_compiled
 from curation.embed import model_digest
 from curation.errors import command
 from curation.findings import FindingKind, gate_alarms
@@ -37,6 +37,8 @@ MANY_ALIKE = 0.2
 
 STEPS = (FindingKind.EXACT, FindingKind.NEAR, FindingKind.SEMANTIC)
 """Kinds of duplicates within the project, cheapest first."""
+_ROWS = 50_000
+"""Rows whose texts are read together."""
 
 
 def dedup(folder: Path, *, against: Sequence[Path] = (), ray: str | None = None, progress: Progress | None = None) -> StageResult:
@@ -112,8 +114,9 @@ def _find_twins(
     left, report = list(rows), partial(progress or _ignore_progress, "dedup", 0, len(rows))
     if len(left) < 2:
         return findings, alarms
-    # Read once; each step keeps the rows that are left.
-    texts = arrow_texts(texts_for_dedup(workspace, (row.texts for row in left)))
+    # Read once; each step keeps the rows that are left. No string of a part outlives its Arrow array.
+    parts = (left[start : start + _ROWS] for start in range(0, len(left), _ROWS))
+    texts = pa.chunked_array([pa.array(texts_for_dedup(workspace, (row.texts for row in part)), pa.large_string()) for part in parts])
     labels, rank = [label_of(workspace, row) for row in left], np.array([ranks[row.seq] for row in left])
     for step in STEPS if settings.semantic is not None else STEPS[:2]:
         if len(left) < 2:

@@ -12,12 +12,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import njit
 
-from curation.dedup.kernels.read import hash_shingles, read_row, room_for
+from curation.dedup.kernels.read import hash_shingles, prefetch, read_row, room_for
 
 # Score of two rows whose signatures differ too much for a comparison.
 UNLIKE = -2.0
-# Code points compared together.
-_STEP = 16
+# Code points compared together, and bytes of a cache line.
+_STEP, _LINE = 16, 64
 _SEVENS, _EVEN, _FOUR = np.uint64(0x7F7F7F7F7F7F7F7F), np.uint64(0x00FF00FF00FF00FF), np.uint64(0x0001000100010001)
 
 
@@ -192,6 +192,21 @@ def may_be_alike(signatures, a, b):
     pairs = (sums & _EVEN) + ((sums >> np.uint64(8)) & _EVEN)
     # The product adds the four 16-bit sums up in the highest one.
     return np.int64((pairs * _FOUR) >> np.uint64(48)) >= least
+
+
+@njit(nogil=True, cache=True)
+def load_signature(place, places):
+    """Load the signature of a place into the cache. Among a million rows each is some hundred nanoseconds away.
+
+    Args:
+        place: a place that `compare_now` is about to read.
+        places: `near.Places`.
+    """
+    words = places.signatures[0]
+    size = 8 * words.shape[1]
+    address = words.ctypes.data + places.which[place] * size
+    for at in range(0, size, _LINE):
+        prefetch(address + at)
 
 
 @njit(nogil=True, cache=True)

@@ -10,11 +10,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import njit
 
-from curation.dedup.kernels.compare import UNLIKE, compare_now, edits_within, new_scratch
+from curation.dedup.kernels.compare import UNLIKE, compare_now, edits_within, load_signature, new_scratch
 
 _32, _LOW = np.uint64(32), np.uint64(0xFFFFFFFF)
 # Signature comparisons that take as long as one exact comparison.
 _GLANCES = 16
+# Places whose signatures are loaded together, ahead of the comparisons.
+_AHEAD = 16
 
 
 class Members(NamedTuple):
@@ -26,50 +28,171 @@ class Members(NamedTuple):
 
 
 @njit(nogil=True, cache=True)
-def find_heads(buckets, heads):
-    """Find the first place of each bucket.
+def write_places(buckets, at, places):
+    """Write the places of each bucket, best first.
 
     Args:
         buckets: `near.Buckets`.
-        heads: first place of each bucket; -1 on entry; written.
+        at: beginning of each bucket in `places`; increased.
+        places: written.
     """
     begins, members = buckets.begins, buckets.members
     for place in range(len(begins) - 1):
         for i in range(begins[place], begins[place + 1]):
-            if heads[members[i]] < 0:
-                heads[members[i]] = place
+            places[at[members[i]]] = place
+            at[members[i]] += 1
 
 
 @njit(nogil=True, cache=True)
-def compare_with_first(start, stop, buckets, heads, places, compared):
-    """Compare each place with the first place of each of its buckets, which mostly decides it. Runs on all cores before `keep_best`.
+def compare_with_first(start, stop, buckets, members, places, most, compared):
+    """Compare each place with the first place of each of its buckets. Runs on all cores before `keep_best`.
 
     Args:
         start: first place.
         stop: end of the range.
         buckets: `near.Buckets`.
-        heads: first place of each bucket.
+        members: `near.BucketPlaces`.
         places: `near.Places`.
-        compared: `near.Compared`; for each place the heads it was compared with (once each; -1 ends them) and the similarities; written.
+        most: bytes of the longest place that is in a bucket.
+        compared: `near.Compared`; for each place the firsts it was compared with (once each; -1 ends them) and the similarities; written.
     """
-    begins, members, others, scores = buckets.begins, buckets.members, compared.others, compared.scores
-    most = 1
-    for place in range(start, stop):
+    begins, in_buckets, others, scores = buckets.begins, buckets.members, compared.others, compared.scores
+    firsts, owners, scratch = members.begins, members.places, new_scratch(most)
+    for group in range(max(start, places.fixed), stop, _AHEAD):
+        last = min(group + _AHEAD, stop)
+        for place in range(group, last):
+            n_others, begin = 0, begins[place]
+            for i in range(begin, begins[place + 1]):
+                head = owners[firsts[in_buckets[i]]]
+                is_known = head == place
+                for j in range(n_others):
+                    is_known = is_known or others[begin + j] == head
+                if not is_known:
+                    others[begin + n_others] = head
+                    n_others += 1
+                    load_signature(head, places)
+            if n_others:
+                load_signature(place, places)
+        for place in range(group, last):
+            for i in range(begins[place], begins[place + 1]):
+                if others[i] < 0:
+                    break
+                scores[i] = compare_now(place, others[i], places, scratch)
+
+
+@njit(nogil=True, cache=True)
+def expect_dropped(begins, compared):
+    """Mark the places that are similar to the first place of a bucket which itself is not marked.
+
+    Args:
+        begins: beginning of each place's buckets.
+        compared: `near.Compared`, results of `compare_with_first`; `expected` is written.
+    """
+    others, scores, expected = compared.others, compared.scores, compared.expected
+    for place in range(len(begins) - 1):
         for i in range(begins[place], begins[place + 1]):
-            head = heads[members[i]]
-            most = max(most, places.rows.sizes[places.which[place]], places.rows.sizes[places.which[head]])
-    scratch = new_scratch(most)
-    for place in range(max(start, places.fixed), stop):
-        n_others, begin = 0, begins[place]
-        for i in range(begin, begins[place + 1]):
-            head = heads[members[i]]
-            is_known = head == place
-            for j in range(n_others):
-                is_known = is_known or others[begin + j] == head
-            if not is_known:
-                others[begin + n_others] = head
-                scores[begin + n_others] = compare_now(place, head, places, scratch)
-                n_others += 1
+            if others[i] < 0:
+                break
+            if scores[i] >= 0 and not expected[others[i]]:
+                expected[place] = True
+                break
+
+
+@njit(nogil=True, cache=True)
+def compare_with_rest(start, stop, buckets, members, places, most, limit, compared):
+    """Compare each place with the earlier places of its buckets that are not expected to be dropped. Runs on all cores.
+
+    A place is complete if none of these comparisons was left out, since it may have reached the limit. Of a complete place only the similar
+    places stay in `compared`: the order of comparisons, which the limit depends on, does not matter there.
+
+    Args:
+        start: first place.
+        stop: end of the range.
+        buckets: `near.Buckets`.
+        members: `near.BucketPlaces`.
+        places: `near.Places`.
+        most: bytes of the longest place that is in a bucket.
+        limit: as for `keep_best`.
+        compared: `near.Compared`, results of `compare_with_first`; written.
+    """
+    begins, others, scores, complete = buckets.begins, compared.others, compared.scores, compared.complete
+    scratch, mark, widest = new_scratch(most), np.full(len(begins) - 1, -1, np.int32), 0
+    for place in range(start, stop):
+        widest = max(widest, begins[place + 1] - begins[place])
+    alike, found = np.empty(widest, np.int32), np.empty(widest)
+    # With more rivals than these a place cannot be complete, since all but `widest` of them are unlike it.
+    most_rivals = limit * _GLANCES + widest
+    rivals, ends = np.empty(_AHEAD * (most_rivals + 1), np.int32), np.zeros(_AHEAD + 1, np.int64)
+    for group in range(max(start, places.fixed), stop, _AHEAD):
+        last = min(group + _AHEAD, stop)
+        for place in range(group, last):
+            ends[place - group + 1] = list_rivals(
+                place, buckets, members, compared, mark, (rivals, ends[place - group], most_rivals), places
+            )
+        for place in range(group, last):
+            begin, end, n, misses = begins[place], begins[place + 1], 0, 0
+            first, stop_at = ends[place - group], ends[place - group + 1]
+            is_complete = stop_at - first <= most_rivals
+            for i in range(begin, end):
+                if others[i] < 0:
+                    break
+                misses += cost_of(scores[i])
+                if scores[i] >= 0:
+                    alike[n], found[n] = others[i], scores[i]
+                    n += 1
+            for i in range(first, stop_at if is_complete else first):
+                score = compare_now(place, rivals[i], places, scratch)
+                misses += cost_of(score)
+                if misses > limit * _GLANCES or (score >= 0 and n == end - begin):
+                    is_complete = False
+                    break
+                if score >= 0:
+                    alike[n], found[n] = rivals[i], score
+                    n += 1
+            if not is_complete or misses > limit * _GLANCES:
+                continue
+            complete[place] = True
+            others[begin : begin + n], scores[begin : begin + n] = alike[:n], found[:n]
+            if begin + n < end:
+                others[begin + n] = -1
+
+
+@njit(nogil=True, cache=True)
+def list_rivals(place, buckets, members, compared, mark, into, places):
+    """Write the earlier places of the buckets of a place that are not expected to be dropped and were not compared with it.
+
+    Args:
+        place: the place.
+        buckets: `near.Buckets`.
+        members: `near.BucketPlaces`.
+        compared: `near.Compared`.
+        mark: last place that each place was listed for; updated.
+        into: (array to write to, index of its first free entry, number of rivals after which to end).
+        places: `near.Places`; signatures of the rivals are loaded.
+
+    Returns:
+        The end of the written entries.
+    """
+    begins, in_buckets, others, expected = buckets.begins, buckets.members, compared.others, compared.expected
+    firsts, owners, (rivals, begin, most) = members.begins, members.places, into
+    n = begin
+    for i in range(begins[place], begins[place + 1]):
+        if others[i] < 0:
+            break
+        mark[others[i]] = place
+    for i in range(begins[place], begins[place + 1]):
+        for j in range(firsts[in_buckets[i]] + 1, firsts[in_buckets[i] + 1]):
+            rival = owners[j]
+            if rival >= place or n - begin > most:
+                break
+            if not expected[rival] and mark[rival] != place:
+                mark[rival] = place
+                rivals[n] = rival
+                n += 1
+                load_signature(rival, places)
+    if n > begin:
+        load_signature(place, places)
+    return n
 
 
 @njit(nogil=True, cache=True)
@@ -112,15 +235,16 @@ def new_members(buckets):
 
 
 @njit(nogil=True, cache=True)
-def keep_best(buckets, places, limit, compared, short, decided):
+def keep_best(buckets, places, most, limit, compared, short, decided):
     """Decide for every place, in order, whether it is kept or dropped, and for which kept place.
 
     Args:
         buckets: `near.Buckets` of the LSH bands.
         places: `near.Places`; places below `fixed` are always kept.
+        most: bytes of the longest place that is in a bucket.
         limit: exact comparisons without success after which a place is kept. A comparison that the signatures end costs a
             `_GLANCES`-th.
-        compared: results of `compare_with_first`.
+        compared: results of `compare_with_first` and `compare_with_rest`.
         short: `near.Short`: buckets of short rows with the same label, which are also compared by edits.
         decided: `near.Decision` to fill; `kept` is ~place where edits decided.
 
@@ -128,16 +252,17 @@ def keep_best(buckets, places, limit, compared, short, decided):
         The number of places that reached the limit.
     """
     parent, kept, similarity = decided.parent, decided.kept, decided.similarity
-    others, scores = compared
+    others, scores, expected, complete = compared.others, compared.scores, compared.expected, compared.complete
     begins, in_buckets = buckets.begins, buckets.members
     first, following, owner = new_members(buckets)
-    scratch, mark, gave_up = scratch_for(places, begins), np.full(len(places.which), -1, np.int64), 0
+    is_searched, n_searched = mark_searched(buckets, complete, places.fixed)
+    scratch, mark, gave_up = new_scratch(most), np.full(len(places.which), -1, np.int64), 0
     short_begins, short_members = short.buckets.begins, new_members(short.buckets)
     for place in range(len(places.which)):
         best, best_score, misses = -1, -1.0, 0
         is_free = place >= places.fixed
         begin, end = (begins[place], begins[place + 1]) if is_free else (0, 0)
-        # The results that all cores computed in advance come first; only heads that were kept count.
+        # The results that all cores computed in advance come first; only places that were kept count.
         for i in range(begin, end):
             rival = others[i]
             if rival < 0:
@@ -146,12 +271,12 @@ def keep_best(buckets, places, limit, compared, short, decided):
             if kept[rival] == rival:
                 misses += cost_of(scores[i])
                 best, best_score = better(place, rival, scores[i], (best, best_score), parent)
-        for i in range(begin, end):
+        for i in range(begin, end if n_searched else begin):
             slot = first[in_buckets[i]]
             while slot >= 0 and misses <= limit * _GLANCES:
                 rival = owner[slot]
                 slot = following[slot]
-                if mark[rival] == place:
+                if mark[rival] == place or (complete[place] and not expected[rival]):
                     continue
                 mark[rival] = place
                 score = compare_now(place, rival, places, scratch)
@@ -164,11 +289,36 @@ def keep_best(buckets, places, limit, compared, short, decided):
             by_edits = best >= 0
         if best >= 0:
             kept[place], similarity[place] = ~best if by_edits else best, best_score
-        else:
-            for i in range(begins[place], begins[place + 1]):
+            continue
+        # Only a place that was expected to be dropped is unknown to those that are complete.
+        n_searched += expected[place]
+        for i in range(begins[place], begins[place + 1] if n_searched else begins[place]):
+            if expected[place] or is_searched[in_buckets[i]]:
                 owner[i], following[i], first[in_buckets[i]] = place, first[in_buckets[i]], i
-            add_kept(place, short.buckets, short_members)
+        add_kept(place, short.buckets, short_members)
     return gave_up
+
+
+@njit(nogil=True, cache=True)
+def mark_searched(buckets, complete, fixed):
+    """Mark the buckets of places that are not complete, whose kept places must be listed.
+
+    Args:
+        buckets: `near.Buckets`.
+        complete: True for each complete place.
+        fixed: places below this are always kept.
+
+    Returns:
+        (True for each such bucket, number of such places).
+    """
+    begins, members = buckets.begins, buckets.members
+    is_searched, count = np.zeros(buckets.n_buckets, np.bool_), 0
+    for place in range(fixed, len(complete)):
+        if not complete[place]:
+            count += 1
+            for i in range(begins[place], begins[place + 1]):
+                is_searched[members[i]] = True
+    return is_searched, count
 
 
 @njit(nogil=True, cache=True)

@@ -7,6 +7,7 @@ the compiler turns into vector instructions. Rows whose combining marks may comp
 from __future__ import annotations
 
 import numpy as np
+from llvmlite import ir
 from numba import carray, njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
@@ -32,6 +33,21 @@ def pointer(typing, address):
         return builder.inttoptr(arguments[0], cgutils.voidptr_t)
 
     return types.CPointer(types.uint8)(types.int64), build
+
+
+@intrinsic
+def prefetch(typing, address):
+    """Load a cache line ahead of its use, so that other work is done while the memory answers."""
+
+    def build(context, builder, signature, arguments):
+        line, number = builder.inttoptr(arguments[0], cgutils.voidptr_t), cgutils.int32_t
+        kind = ir.FunctionType(ir.VoidType(), [cgutils.voidptr_t, number, number, number])
+        function = builder.module.declare_intrinsic("llvm.prefetch", (cgutils.voidptr_t,), kind)
+        # To read, into all levels of the cache, data.
+        builder.call(function, [line, number(0), number(3), number(1)])
+        return context.get_dummy_value()
+
+    return types.void(types.int64), build
 
 
 @njit(nogil=True, cache=True)
