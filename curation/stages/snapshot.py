@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib.metadata
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property, partial
@@ -25,6 +25,7 @@ from curation.config.project import is_open, settings_digest
 from curation.dedup import find_exact, find_near
 from curation.distribution import preference_bias
 from curation.distribution.preference_bias import PreferenceBias
+from curation.distribution.schema import Description
 from curation.errors import ModelUnavailable, ProjectError, SnapshotError, command
 from curation.findings import is_leak
 from curation.judge import rubric as scoring
@@ -62,9 +63,10 @@ from curation.views.annotations import count_review, published_names
 from curation.views.annotators import AnnotatorQuality, agreements_of, as_interval
 from curation.views.classes import balance_facts, group_values, rows_past_cap
 from curation.views.decisions import decide_all
-from curation.views.description import describe_leaving, in_brief, main_language
+from curation.views.description import in_brief, leaving_to_describe, main_language
 from curation.views.pairs import frozen_pairs
 from curation.views.prior_snapshots import keep_sketches
+from curation.views.processes import beside
 from curation.views.protected import ProtectedItems, load_protected
 from curation.views.provenance import governing_license, models_of, sources_of, stages_of, teachers_of
 from curation.views.quality import Acceptance
@@ -101,6 +103,8 @@ class _Release:
     """All rows that `columns` holds, in its order; those of the splits are among them."""
     columns: RowColumns
     separation: Separation
+    described: Callable[[], Description]
+    """Waits for the description of the rows, which is made in another process."""
     certificate: str | None = None
     """Text of certificate.json, under `review.accept`."""
 
@@ -137,7 +141,11 @@ def snapshot(folder: Path, kind: Kind, *, name: str | None = None) -> StageResul
             split would be empty.
         ProjectError: `intended_use` is not filled in.
     """
-    with open_workspace(folder) as workspace, hold_lock(workspace.db, "snapshot"):
+    with (
+        open_workspace(folder) as workspace,
+        hold_lock(workspace.db, "snapshot"),
+        beside(records.last_seq(workspace.db), what="curate snapshot") as start,
+    ):
         if stale := find_stale(workspace, ("dedup", "screen")):
             fact = f"would use old findings: {stale[0].stage} is stale ({stale[0].why})"
             raise SnapshotError(f"a snapshot of {kind} rows", fact, stale[0].next_step)
@@ -162,7 +170,9 @@ def snapshot(folder: Path, kind: Kind, *, name: str | None = None) -> StageResul
             splits, separation, new = _assign_splits(state, [row for row in rows if row.seq not in stopped], rows, columns)
             _check_filled(splits, separation)
             facts.add_splits(workspace.db, new, run.number)
-            released = _Release(kind, name or f"{workspace.project.name}-{kind}", splits, rows, columns, separation)
+            leaving = [row for part in splits.values() for row in part]
+            described = start(leaving_to_describe(workspace, kind, leaving).describe)
+            released = _Release(kind, name or f"{workspace.project.name}-{kind}", splits, rows, columns, separation, described)
             known = {Path(one["path"]).name for one in reviews.list_snapshots(workspace.db)}
             about = _manifest_facts(state, released, protected, sample, accepted, stopped=len(stopped))
             state.forget_answers()
@@ -531,7 +541,7 @@ def _write(
     """Write the snapshot's folder with its card, report and metadata; return its path."""
     workspace, digest, tables = state.workspace, checked.digest, checked.tables
     previous = [s for s in reviews.list_snapshots(workspace.db) if s["name"] == released.name and s["digest"] != digest]
-    described = describe_leaving(workspace, released.kind, released.rows)
+    described = released.described()
     measured = {
         "splits": released.separation.model_dump(mode="json"),
         "distribution": in_brief(described),

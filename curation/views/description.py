@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from heapq import nsmallest
+from operator import attrgetter
+from pathlib import Path
 from typing import Any
 
 from curation.distribution.profile import RowInfo, load_tokenizer
@@ -18,13 +22,12 @@ LEAVING_READ = 5_000
 """Maximum number of a snapshot's rows that its card describes."""
 
 
-def describe_leaving(workspace: Workspace, kind: Kind, rows: Sequence[Row]) -> Description:
-    """Describe the rows of a snapshot, a sample of more than 5,000, without topics."""
-    ordered = sorted(rows, key=lambda row: row.id)  # an id is a hash, so the first in this order are a fair sample
-    some = ordered[:LEAVING_READ]
-    scope = "all rows of the snapshot" if len(some) == len(ordered) else f"a sample of {len(some):,} of the {len(ordered):,} rows"
-    found = describe_kind(workspace, kind, some, scope, "", most=None)
-    return found if len(some) == len(ordered) else found.model_copy(update={"sampled": len(some)})
+def leaving_to_describe(workspace: Workspace, kind: Kind, rows: Sequence[Row]) -> RowsToDescribe:
+    """Return the rows of a snapshot, a sample of more than 5,000, to be described without topics."""
+    some = nsmallest(LEAVING_READ, rows, key=attrgetter("id"))  # an id is a hash, so the first in this order are a fair sample
+    scope = "all rows of the snapshot" if len(some) == len(rows) else f"a sample of {len(some):,} of the {len(rows):,} rows"
+    read = _to_describe(workspace, kind, some, scope, "", most=None)
+    return read if len(some) == len(rows) else replace(read, sampled=len(some))
 
 
 def main_language(description: Description) -> str:
@@ -55,10 +58,35 @@ def describe_kind(
         topics: the topics found in the prompts, or the reason why there are none.
         most: rows that are read for what is slow to measure, a sample where there are more; None reads all.
     """
+    return _to_describe(workspace, kind, rows, scope, topics, most=most).describe()
+
+
+@dataclass(frozen=True)
+class RowsToDescribe:
+    """All that a description is made from. It can be made in another process: neither the workbench nor a model is asked."""
+
+    prompts: Sequence[str]
+    answers: Sequence[str]
+    info: RowInfo
+    given: Mapping[str, Any]
+    """Further arguments of `profile.describe`."""
+    tokenizer: Path | None
+    sampled: int | None = None
+    """Rows of the sample that these are."""
+
+    def describe(self) -> Description:
+        """Measure the rows."""
+        tokenizer = load_tokenizer(self.tokenizer) if self.tokenizer else None
+        found = describe_rows(self.prompts, self.answers, self.info, tokenizer=tokenizer, **self.given)
+        return found if self.sampled is None else found.model_copy(update={"sampled": self.sampled})
+
+
+def _to_describe(
+    workspace: Workspace, kind: Kind, rows: Sequence[Row], scope: str, topics: Topics | str, *, most: int | None
+) -> RowsToDescribe:
     answers = [(n, text) for n, row in enumerate(rows) for text in row.answers]
     own = workspace.project.describe.tokenizer
-    path = workspace.folder / own if own else tokenizer_of(workspace.project.dedup.model)
-    return describe_rows(
+    return RowsToDescribe(
         [row.prompt for row in rows],
         [text for _, text in answers],
         RowInfo(
@@ -69,12 +97,14 @@ def describe_kind(
             turns=[sum(message.role == "user" for message in row.record.prompt) for row in rows],
             classes=_classes(workspace, rows),
         ),
-        topics=None if isinstance(topics, str) else topics,
-        no_topics=topics if isinstance(topics, str) else "",
-        tokenizer=load_tokenizer(path) if path else None,
-        tokenizer_name=own or workspace.project.dedup.model,
-        region=workspace.project.describe.region,
-        most=most,
+        {
+            "topics": None if isinstance(topics, str) else topics,
+            "no_topics": topics if isinstance(topics, str) else "",
+            "tokenizer_name": own or workspace.project.dedup.model,
+            "region": workspace.project.describe.region,
+            "most": most,
+        },
+        workspace.folder / own if own else tokenizer_of(workspace.project.dedup.model),
     )
 
 

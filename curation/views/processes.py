@@ -9,10 +9,14 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, TypeVar
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from curation.errors import ProjectError
 from curation.store.database import HEARTBEAT
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
 
 Part = TypeVar("Part")
 Result = TypeVar("Result")
@@ -75,16 +79,83 @@ def in_processes(
         while waiting:
             yield waiting.popleft().result()
     except BrokenProcessPool as error:
-        fact = "lost a process that it had started (killed, or out of memory), and stopped"
-        raise ProjectError(what, fact, "run again; with less memory, taskset -c 0 makes it work in one process") from error
+        raise _lost(what) from error
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _begin(work: Callable[[Any], Any]) -> None:
+@contextmanager
+def beside(rows: int, *, what: str) -> Iterator[Callable[[Callable[[], Result]], Callable[[], Result]]]:
+    """Yield a function that starts work in a process beside this one, and returns a function that waits for the result.
+
+    The process is forked at once, while this one is small. Where a fork does not pay, the work is done when its result is wanted.
+
+    Args:
+        rows: about as many as the work is on.
+        what: the command, for the error.
+
+    Raises:
+        ProjectError: the process was killed.
+    """
+    if count_processes(rows) == 1:
+        yield lambda work: work
+        return
+    import multiprocessing
+
+    context = multiprocessing.get_context("fork")
+    # No pool of processes: its threads would keep the stages from forking.
+    own, theirs = context.Pipe()
+    process = context.Process(target=_serve, args=(theirs, own), daemon=True)
+    process.start()
+    theirs.close()
+
+    def start(work: Callable[[], Result]) -> Callable[[], Result]:
+        own.send(work)
+
+        def result() -> Result:
+            try:
+                value, error = own.recv()
+            except EOFError as ended:
+                raise _lost(what) from ended
+            if error is not None:
+                raise error
+            return cast(Result, value)
+
+        return result
+
+    try:
+        yield start
+    finally:
+        own.close()
+        process.kill()
+        process.join()
+
+
+def _serve(pipe: Connection, other: Connection) -> None:
+    """Do what the pipe brings until it is closed."""
+    other.close()
+    _begin(None)
+    while True:
+        try:
+            work = pipe.recv()
+        except EOFError:
+            return
+        try:
+            pipe.send((work(), None))
+        except Exception as error:
+            pipe.send((None, error))
+
+
+def _lost(what: str) -> ProjectError:
+    fact = "lost a process that it had started (killed, or out of memory), and stopped"
+    return ProjectError(what, fact, "run again; with less memory, taskset -c 0 makes it work in one process")
+
+
+def _begin(work: Callable[[Any], Any] | None) -> None:
     """Prepare a forked process: one thread, no collection of the parent's objects, and an end when the parent ends."""
     global _work
-    _work = work
+    if work is not None:
+        _work = work
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # Work with compiled loops has loaded them before the fork.
     if (loops := sys.modules.get("curation.dedup.arrow_text")) is not None:

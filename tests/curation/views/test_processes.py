@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ import pytest
 from curation.errors import ProjectError
 from curation.store.database import HEARTBEAT
 from curation.views import processes
-from curation.views.processes import count_processes, in_processes
+from curation.views.processes import beside, count_processes, in_processes
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are forked on Linux only")
@@ -43,6 +44,21 @@ def test_a_killed_process_is_an_error_that_says_what_to_do() -> None:
 
     with pytest.raises(ProjectError, match=r"curate screen: lost a process .*run again"):
         list(in_processes(work, range(20), processes=2, what="curate screen"))
+
+
+def test_work_beside_this_process_gives_its_result_its_error_or_what_to_do_when_it_was_killed() -> None:
+    with beside(processes.FEW, what="curate snapshot") as start:
+        assert count_processes(processes.FEW) == len(os.sched_getaffinity(0)), "no thread keeps others from forking"
+        first, second, third = start(os.getpid), start(partial(int, "7")), start(partial(int, "x"))
+        assert first() != os.getpid() and second() == 7
+        with pytest.raises(ValueError, match="invalid literal"):
+            third()
+        assert start(partial(divmod, 7, 2))() == (3, 1)
+        killed = start(partial(signal.raise_signal, signal.SIGKILL))
+        with pytest.raises(ProjectError, match=r"curate snapshot: lost a process .*run again"):
+            killed()
+    with beside(10, what="curate snapshot") as start:
+        assert start(os.getpid)() == os.getpid()
 
 
 def test_an_exception_of_the_work_is_raised_and_the_rest_is_not_done(tmp_path: Path) -> None:
