@@ -116,8 +116,8 @@ def part_rows(
     A row whose cluster already is in two splits gets None, unless it has a split of its own. That happens only where a threshold
     was lowered since.
     """
-    groups = groups or [None] * len(prompts)
-    of = _Set(prompts, list(groups), vectors if cosine is not None else None, threshold, cosine)
+    groups = list(groups) if groups is not None and any(group is not None for group in groups) else None
+    of = _Set(prompts, groups, vectors if cosine is not None else None, threshold, cosine)
     everyone = np.arange(len(prompts))
     roots = of.clusters(everyone, 0)
     sizes = np.bincount(roots, minlength=len(prompts))
@@ -210,7 +210,7 @@ class _Set:
     """The prompts, groups and vectors by which rows are clustered, with the thresholds."""
 
     prompts: Texts
-    groups: list[str | None]
+    groups: list[str | None] | None
     vectors: Array | None
     threshold: float | None
     cosine: float | None
@@ -224,9 +224,10 @@ class _Set:
         # At 1.0 only equal prompts are joined.
         near = 1.0 if self.threshold is None else raised(self.threshold)
         parent = np.asarray(find_clusters(_take(self.prompts, members), threshold=near)).copy()
-        first: dict[str, int] = {}
-        grouped = [(n, first.setdefault(group, n)) for n, group in enumerate(self.groups[m] for m in members.tolist()) if group is not None]
-        _join(parent, np.array(grouped, np.int64).reshape(-1, 2))
+        if self.groups is not None:
+            first, own = dict[str, int](), [self.groups[member] for member in members.tolist()]
+            grouped = [(n, first.setdefault(group, n)) for n, group in enumerate(own) if group is not None]
+            _join(parent, np.array(grouped, np.int64).reshape(-1, 2))
         if self.vectors is not None and self.cosine is not None and step < _STEPS:
             for a, b in _similar_pairs(self.vectors[members], raised(self.cosine)):
                 roots = roots_of(parent)

@@ -384,7 +384,7 @@ class Manifest(ManifestFacts, ManifestContent, ManifestIdentity):
     @property
     def folder_name(self) -> str:
         """Folder name: NAME-vN- and the first eight digits of the digest."""
-        return f"{self.name}-v{self.version}-{self.digest.root[:8]}"
+        return folder_name(self.name, self.version, self.digest.root)
 
     @property
     def rows(self) -> int:
@@ -394,6 +394,11 @@ class Manifest(ManifestFacts, ManifestContent, ManifestIdentity):
     def to_json(self) -> bytes:
         """Return the bytes of manifest.json, indented."""
         return self.model_dump_json(by_alias=True, indent=2).encode() + b"\n"
+
+
+def folder_name(name: str, version: int, digest: str) -> str:
+    """Return the name of the folder of a snapshot with this content digest."""
+    return f"{name}-v{version}-{digest[:8]}"
 
 
 def plain_name(name: str) -> str:

@@ -11,14 +11,16 @@ import importlib.metadata
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property, partial
-from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from argilla_setup.shown import mask_secrets, mask_values
 from curation.config.project import is_open, settings_digest
@@ -50,6 +52,7 @@ from curation.snapshot.manifest import (
     SnapshotSettings,
     TeacherTerms,
     find_snapshots,
+    folder_name,
     read_manifest,
 )
 from curation.snapshot.verify import read_signer, verify_snapshot
@@ -99,33 +102,16 @@ class _Release:
     kind: Kind
     name: str
     splits: Mapping[str, Sequence[Row]]
-    passed: Sequence[Row]
-    """All rows that `columns` holds, in its order; those of the splits are among them."""
-    columns: RowColumns
     separation: Separation
     described: Callable[[], Description]
     """Waits for the description of the rows, which is made in another process."""
     certificate: str | None = None
     """Text of certificate.json, under `review.accept`."""
 
-    @property
-    def rows(self) -> list[Row]:
-        """Return the rows of all splits."""
-        return [row for part in self.splits.values() for row in part]
-
     @cached_property
-    def _place(self) -> dict[int, int]:
-        return {row.seq: n for n, row in enumerate(self.passed)}
-
-    def places(self, rows: Sequence[Row]) -> pa.Array:
-        """Return the places of rows in the columns."""
-        return pa.array([self._place[row.seq] for row in rows], pa.int64())
-
-    def tables(self) -> dict[str, pa.Table]:
-        """Return the rows of each split in the columns of a snapshot, in the order of ids."""
-        return {
-            split: self.columns.snapshot_rows(self.places(sorted(rows, key=attrgetter("id")))) for split, rows in self.splits.items()
-        }  # fmt: skip
+    def rows(self) -> list[Row]:
+        """The rows of all splits."""
+        return [row for part in self.splits.values() for row in part]
 
 
 def snapshot(folder: Path, kind: Kind, *, name: str | None = None) -> StageResult:
@@ -172,17 +158,17 @@ def snapshot(folder: Path, kind: Kind, *, name: str | None = None) -> StageResul
             facts.add_splits(workspace.db, new, run.number)
             leaving = [row for part in splits.values() for row in part]
             described = start(leaving_to_describe(workspace, kind, leaving).describe)
-            released = _Release(kind, name or f"{workspace.project.name}-{kind}", splits, rows, columns, separation, described)
+            released = _Release(kind, name or f"{workspace.project.name}-{kind}", splits, separation, described)
             known = {Path(one["path"]).name for one in reviews.list_snapshots(workspace.db)}
             about = _manifest_facts(state, released, protected, sample, accepted, stopped=len(stopped))
             state.forget_answers()
             if accepted is not None:
                 released = replace(released, certificate=_certify(released, accepted, about))
-            path, note = _find_or_write(state, released, about)
+            texts, tables = _take(columns, rows, released, workspace.project.dedup.text)
+            del columns, rows, leaving  # of a million rows half a gigabyte
+            path, note = _find_or_write(state, released, about, check_splits(tables, kind), texts)
             if path.name not in known:  # dedup itself rebuilds the sketches of a snapshot that existed before
-                rows_out = released.rows
-                texts = columns.for_dedup(workspace.project.dedup.text).take(released.places(rows_out))
-                keep_sketches(workspace, path, kind, rows_out, watermark=records.last_seq(workspace.db), texts=texts)
+                keep_sketches(workspace, path.name, kind, released.rows, watermark=records.last_seq(workspace.db))
             run.rows_out = len(released.rows)
             run.detail = {"kind": kind, "path": path.name, "stopped": Counter(stopped.values()), "left_out": separation.left_out}
         manifest = read_manifest(path)
@@ -208,6 +194,27 @@ def _approved(state: ProjectState, kind: Kind) -> tuple[list[Row], Sample | None
     # The gates read the completion that leaves as the better one; annotators or a data lead may have chosen the other.
     rows = [row if row.better == better[row.seq] else row._replace(better=better[row.seq]) for row in rows]
     return rows, decided.samples.get(kind), decided.acceptances.get(kind)
+
+
+def _take(columns: RowColumns, rows: Sequence[Row], released: _Release, compared: str) -> tuple[pa.ChunkedArray, dict[str, pa.Table]]:
+    """Return the texts of the rows that leave, in their order, and the rows of each split in order of id, as a snapshot holds them.
+
+    Args:
+        columns: parsed rows.
+        rows: the rows of the columns, in order of seq.
+        released: the rows that leave.
+        compared: part of a row that dedup compares (`dedup.text`).
+    """
+    seqs, ids = np.array([row.seq for row in rows], np.int64), columns.table["id"].combine_chunks()
+
+    def places(some: Sequence[Row]) -> pa.Array:
+        return pa.array(np.searchsorted(seqs, np.array([row.seq for row in some], np.int64)))
+
+    tables = {}
+    for split, part in released.splits.items():
+        at = places(part)
+        tables[split] = columns.snapshot_rows(at.take(pc.sort_indices(ids.take(at))))
+    return columns.for_dedup(compared).take(places(released.rows)), tables
 
 
 def _certify(released: _Release, acceptance: Acceptance, about: ManifestFacts) -> str:
@@ -307,7 +314,7 @@ def _assign_splits(
         prompts,
         [row.id for row in everyone],
         groups=merge_groups([row.seed_group for row in everyone], group_values(workspace, everyone)),
-        frozen=[frozen.get(row.seq, (None, ""))[0] for row in everyone],
+        frozen=[frozen.get(row.seq, (None, ""))[0] for row in everyone] if frozen else None,
         shares={"train": settings.train, "validation": settings.validation, "test": settings.test},
         threshold=settings.near,
         vectors=vectors,
@@ -394,8 +401,7 @@ def _manifest_facts(
     """
     workspace = state.workspace
     project, review, names = workspace.project, count_review(state, (released.kind,)), published_names(workspace)
-    provenance, kind_of = sources_of(workspace, released.rows), records.kinds_by_seq(workspace.db)
-    verdicts = Counter(verdict for seq, verdict in state.verdicts.items() if kind_of[seq] == released.kind)
+    provenance, verdicts = sources_of(workspace, released.rows), facts.verdict_counts_of(workspace.db, released.kind)
     score = None if project.score.is_off else ScoreSettings(
         threshold=project.score.threshold, top_percent=project.score.top_percent, top_by=project.score.top_by,
         rubric=scoring.rubric_digest(project),
@@ -476,18 +482,32 @@ def _check_agreement(workspace: Workspace, kind: Kind, agreements: Sequence[Agre
     raise SnapshotError(f"a snapshot of {kind} rows", fact, advice)
 
 
-def _find_or_write(state: ProjectState, released: _Release, about: ManifestFacts) -> tuple[Path, str]:
+def _find_or_write(
+    state: ProjectState, released: _Release, about: ManifestFacts, checked: CheckedSplits, texts: pa.ChunkedArray
+) -> tuple[Path, str]:
     """Return the snapshot of these rows and facts, written if there is none, and a note for people.
 
     The folder is recorded in the workbench also if it existed: a kill may have come right after it was written.
+
+    Args:
+        state: of the project.
+        released: the rows that leave.
+        about: the present facts.
+        checked: the rows as the snapshot holds them.
+        texts: of the rows, as dedup compares them.
     """
-    workspace, checked = state.workspace, check_splits(released.tables(), released.kind)
+    workspace = state.workspace
     folders = {path: version for path in find_snapshots(workspace.folder / "snapshots") if (version := _version_of(path, released.name))}
     path, note = _find_same([path for path in folders if path.name.endswith(f"-{checked.digest[:8]}")], about)
     if path is None:
         known = [s["version"] for s in reviews.list_snapshots(workspace.db) if s["name"] == released.name]
         bias = preference_bias.describe_pairs(frozen_pairs(checked.tables)) if released.kind == "preference" else None
-        path = _write(state, released, about, checked, bias=bias, version=1 + max((*known, *folders.values()), default=0))
+        version = 1 + max((*known, *folders.values()), default=0)
+        name, last = folder_name(released.name, version, checked.digest), records.last_seq(workspace.db)
+        with ThreadPoolExecutor(1) as pool:  # the sketches' compiled loops leave Python to the files
+            kept = pool.submit(keep_sketches, workspace, name, released.kind, released.rows, watermark=last, texts=texts)
+            path = _write(state, released, about, checked, bias=bias, version=version)
+            kept.result()
     manifest = read_manifest(path)
     reviews.add_snapshot(
         workspace.db, digest=manifest.digest.root, name=manifest.name, version=manifest.version, kind=manifest.kind,

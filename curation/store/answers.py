@@ -16,10 +16,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curation.store.columns import read_columns
+from curation.store.columns import Numbers, read_columns
 from curation.store.reviews import StoredAnswer, Table, parse_values, renamed_annotators
-
-Numbers = np.ndarray[Any, np.dtype[np.int64]]
 
 _REPEATED = ("user", "status", "body", "payload", "form", "simulated")
 """Columns in which a million answers hold few different texts."""

@@ -11,10 +11,13 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import Any
 
-if TYPE_CHECKING:
-    import pyarrow as pa
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+Numbers = np.ndarray[Any, np.dtype[np.int64]]
 
 _ROWS = 50_000
 """Rows that SQLite joins at a time; a text may have a thousand million bytes."""
@@ -31,8 +34,6 @@ def read_columns(db: sqlite3.Connection, table: str, columns: Sequence[str], *, 
         columns: names of columns, whose values are numbers or texts.
         order: columns by which the rows are ordered. By ranges of the first one, which is never NULL, the table is read.
     """
-    import pyarrow as pa
-
     names = [f"c{place}" for place in range(len(columns))]
     null = secrets.token_hex(8)  # in the place of NULL, which SQLite would leave out
     joined = ", ".join(f"CAST(group_concat(coalesce({column}, '{null}'), x'1f') AS BLOB)" for column in columns)
@@ -53,6 +54,12 @@ def read_columns(db: sqlite3.Connection, table: str, columns: Sequence[str], *, 
     return pa.concat_tables(parts or [empty]).rename_columns(list(columns))
 
 
+def encode(column: pa.ChunkedArray) -> tuple[list[str], Numbers]:
+    """Return the different texts of a column without nulls, and the place of each row's text among them."""
+    encoded = column.combine_chunks().dictionary_encode() if column.num_chunks else None
+    return ([], np.empty(0, np.int64)) if encoded is None else (encoded.dictionary.to_pylist(), encoded.indices.to_numpy().astype(np.int64))
+
+
 def _ranges(cursor: sqlite3.Cursor, table: str, key: str) -> Iterator[tuple[str, tuple[object, ...]]]:
     """Yield the conditions of ranges of the key, with their parameters, that hold about as many rows each."""
     bounds: list[object] = [None]
@@ -67,9 +74,6 @@ def _ranges(cursor: sqlite3.Cursor, table: str, key: str) -> Iterator[tuple[str,
 
 
 def _split(text: bytes, rows: int, null: str) -> pa.Array:
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
     if not rows:
         return pa.array([], pa.large_string())
     whole = pa.LargeStringArray.from_buffers(1, pa.array([0, len(text)], pa.int64()).buffers()[1], pa.py_buffer(text))

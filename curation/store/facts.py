@@ -523,6 +523,13 @@ def verdict_counts(db: sqlite3.Connection) -> Counter[str]:
     return Counter({row["verdict"]: row["n"] for row in db.execute("SELECT verdict, count(*) AS n FROM verdicts GROUP BY verdict")})
 
 
+def verdict_counts_of(db: sqlite3.Connection, kind: str) -> Counter[str]:
+    """Return verdict to number of rows of a kind, in the order of each verdict's first row."""
+    sql = """SELECT verdict, count(*) AS n FROM verdicts JOIN records USING (seq) WHERE kind = ?
+      GROUP BY verdict ORDER BY min(seq)"""
+    return Counter({row["verdict"]: row["n"] for row in db.execute(sql, (kind,))})
+
+
 def seqs_with_verdict(db: sqlite3.Connection, verdict: str) -> set[int]:
     """Return the rows that have this verdict."""
     return {row["seq"] for row in db.execute("SELECT seq FROM verdicts WHERE verdict = ?", (verdict,))}

@@ -7,13 +7,16 @@ import sqlite3
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, replace
 from datetime import UTC, datetime
-from typing import Any, Final, Literal, NamedTuple, TypedDict, cast
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypedDict, cast
 
 import orjson
 
 from curation.errors import ProjectError
 from curation.records import KINDS, Kind, Record, identify, load_record, read_texts
 from curation.requests import Failure, cells_in
+
+if TYPE_CHECKING:
+    from curation.store.columns import Numbers
 
 RELABELLED = "relabelled"
 """`how` of the origin of a row that a data lead made from another one with another label."""
@@ -573,6 +576,16 @@ def sources_by_seq(db: sqlite3.Connection, how: str) -> list[tuple[int, str, int
     """Return (seq, source, item) of every origin of rows that came about in this way."""
     rows = db.execute("SELECT seq, source, item FROM origins WHERE how = ? AND role = 'row'", (how,))
     return [(row["seq"], row["source"], row["item"]) for row in rows]
+
+
+def list_ways(db: sqlite3.Connection) -> tuple[Numbers, Numbers, list[tuple[str, str]]]:
+    """Return the seq of every origin of a row, oldest first, the number of the way in which it came about, and the ways: (how, source)."""
+    from curation.store.columns import encode, read_columns
+
+    columns = read_columns(db, "(SELECT * FROM origins WHERE role = 'row')", ("seq", "how", "source"), order=("origin",))
+    (hows, how), (sources, source) = encode(columns["how"]), encode(columns["source"])
+    seqs = columns["seq"].cast("int64").to_numpy()
+    return seqs, how * len(sources) + source, [(how, source) for how in hows for source in sources]
 
 
 def seqs_made_since(db: sqlite3.Connection, run: int) -> set[int]:

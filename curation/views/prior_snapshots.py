@@ -25,6 +25,8 @@ from curation.workspace import Workspace, label_of, texts_for_dedup
 INDEX = "index"
 """Folder of the project that holds the sketches of prior snapshots."""
 
+_PART = 20_000
+"""Rows whose sketches are in memory at a time when they are written."""
 TAKEN_OUT = ("dropped", "rejected")
 """Verdicts of a released row that was removed later: its replacement may be near it."""
 
@@ -80,12 +82,12 @@ class Released:
     """Sketches, (rows, bands × bins) uint32."""
 
 
-def keep_sketches(workspace: Workspace, path: Path, kind: Kind, rows: Sequence[Row], *, watermark: int, texts: Texts | None = None) -> None:
+def keep_sketches(workspace: Workspace, name: str, kind: Kind, rows: Sequence[Row], *, watermark: int, texts: Texts | None = None) -> None:
     """Write the sketches of a snapshot's rows into the project's index, unless they are there.
 
     Args:
         workspace: the project.
-        path: the snapshot's folder, whose name the sketches carry.
+        name: of the snapshot's folder, which the sketches carry.
         kind: kind of the rows.
         rows: the released rows.
         watermark: highest seq in the workbench when the snapshot was made.
@@ -93,18 +95,31 @@ def keep_sketches(workspace: Workspace, path: Path, kind: Kind, rows: Sequence[R
     """
     if workspace.project.dedup.index is None:
         return
-    file = _sketch_file(workspace, path.name, kind)
+    file = _sketch_file(workspace, name, kind)
     if file.is_file():
         return
-    shingle, bands = workspace.project.dedup.shingle, bands_for(workspace.project.dedup.near)
     texts = texts_for_dedup(workspace, (row.texts for row in rows)) if texts is None else texts
-    values = sketches(texts, shingle=shingle, permutations=bands[0] * bands[1])
-    ids = np.frombuffer(b"".join(bytes.fromhex(row.id) for row in rows), np.uint8).reshape(-1, 32)
+    ids = np.frombuffer(bytes.fromhex("".join([row.id for row in rows])), np.uint8).reshape(-1, 32)
     file.parent.mkdir(exist_ok=True)
     aside = file.with_name(f".{file.name}.{os.getpid()}")
-    with aside.open("wb") as body:
-        np.savez(body, ids=ids, values=values, watermark=np.int64(watermark))
+    # As `np.savez` writes them, but without holding the sketches of all rows: those of a million take 720 MB.
+    with zipfile.ZipFile(aside, "w", allowZip64=True) as body:
+        for array_name, array in (("ids", ids), ("watermark", np.int64(watermark))):
+            with body.open(f"{array_name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, np.asanyarray(array), allow_pickle=False)
+        with body.open("values.npy", "w", force_zip64=True) as member:
+            width, bands = np.dtype(np.uint32), bands_for(workspace.project.dedup.near)
+            shape = {"descr": np.lib.format.dtype_to_descr(width), "fortran_order": False, "shape": (len(rows), bands[0] * bands[1])}
+            np.lib.format.write_array_header_1_0(member, shape)
+            for start in range(0, len(rows), _PART):
+                member.write(_sketched(workspace, texts[start : start + _PART]).data)
     aside.rename(file)
+
+
+def _sketched(workspace: Workspace, texts: Texts) -> Array:
+    """Return the sketches of texts by the project's settings, (rows, bands × bins) uint32."""
+    bands = bands_for(workspace.project.dedup.near)
+    return sketches(texts, shingle=workspace.project.dedup.shingle, permutations=bands[0] * bands[1])
 
 
 def released_findings(workspace: Workspace, kind: Kind, rows: Sequence[Row], everyone: Sequence[Row]) -> list[Finding]:
@@ -131,7 +146,7 @@ def released_findings(workspace: Workspace, kind: Kind, rows: Sequence[Row], eve
         return []
     settings, bands = workspace.project.dedup, bands_for(workspace.project.dedup.near)
     texts = texts_for_dedup(workspace, (row.texts for row in fresh))
-    values = sketches(texts, shingle=settings.shingle, permutations=bands[0] * bands[1])
+    values = _sketched(workspace, texts)
     by_id, by_seq = {row.id: row for row in everyone}, {row.seq: row for row in everyone}
     gone = {seq for seq, verdict in facts.verdict_by_seq(workspace.db).items() if verdict in TAKEN_OUT}
     pairs = [
@@ -181,7 +196,7 @@ def _released(workspace: Workspace, kind: Kind, everyone: Sequence[Row]) -> Rele
         kept = _load_sketches(workspace, path, kind)
         if kept is None and (path / MANIFEST).is_file():
             rows = [by_id[id_] for id_ in _read(workspace, path).ids if id_ in by_id]
-            keep_sketches(workspace, path, kind, rows, watermark=ran.get(path.name, max((row.seq for row in rows), default=0)))
+            keep_sketches(workspace, path.name, kind, rows, watermark=ran.get(path.name, max((row.seq for row in rows), default=0)))
             kept = _load_sketches(workspace, path, kind)
         if kept is None:
             continue

@@ -18,6 +18,8 @@ from typing import Any
 
 import numpy as np
 import orjson
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from curation.config.project import Project
 from curation.distribution.pii import Found, PiiSearch, find_spans
@@ -101,8 +103,13 @@ def known_clear(
 ) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, np.dtype[np.bool_]]]:
     """Return 128 bits for each row's content under a digest, and a mask of the rows in which the last search found nothing."""
     # The content is hashed and not the id taken, so that a row that was altered in the workbench is searched.
-    keys = np.frombuffer(b"".join(hashlib.blake2b(row.body, digest_size=16, key=digest).digest() for row in rows), "S16")
-    return keys, np.isin(keys, np.frombuffer(facts.load_searched(workspace.db, digest), "S16"))
+    own = b"".join([hashlib.blake2b(row.body, digest_size=16, key=digest).digest() for row in rows])
+    known = pc.is_in(_as_keys(own), value_set=_as_keys(facts.load_searched(workspace.db, digest)))
+    return np.frombuffer(own, "S16"), known.to_numpy(zero_copy_only=False)
+
+
+def _as_keys(joined: bytes) -> pa.Array:
+    return pa.FixedSizeBinaryArray.from_buffers(pa.binary(16), len(joined) // 16, [None, pa.py_buffer(joined)])
 
 
 def search_digest(search: PiiSearch) -> bytes:

@@ -52,14 +52,10 @@ def sources_of(workspace: Workspace, rows: Sequence[Row]) -> Provenance:
     """Return the sources and authors of these rows, and the combined license."""
     stated = {source.source: source for source in records.list_sources(workspace.db)}
     root = _roots(workspace)
-    origins: dict[int, list[tuple[str, str]]] = {root.get(row.seq, row.seq): [] for row in rows}
-    for made in call_stats.list_made(workspace.db):
-        if made.seq in origins:
-            origins[made.seq].append((made.how, made.source))
     found: dict[tuple[str, str, str], dict[str, str]] = {}
     counts, authors = Counter[tuple[str, str, str]](), Counter[str]()
     # Most rows came about in one of few ways, so each way is looked up once.
-    for every, n in Counter(tuple(origins[root.get(row.seq, row.seq)]) for row in rows).items():
+    for every, n in _ways_of(workspace, [root.get(row.seq, row.seq) for row in rows]).items():
         ways = [(how, source) for how, source in every if how not in records.DERIVED]
         named = {source: stated.get(source) or Source(source, *_UNSTATED) for how, source in ways if how == "imported"}
         kinds = {(source.name, source.license, source.written_by) for source in named.values()}
@@ -83,6 +79,24 @@ def sources_of(workspace: Workspace, rows: Sequence[Row]) -> Provenance:
         warnings=_warnings(workspace, counts),
         licence_table=licences.TABLE_DATE if counts else "",
     )  # fmt: skip
+
+
+def _ways_of(workspace: Workspace, seqs: Sequence[int]) -> Counter[tuple[tuple[str, str], ...]]:
+    """Return how many rows came about in which ways, each of (how, source) and a row's first one first; in the order of the rows."""
+    import numpy as np
+
+    made, way, names = records.list_ways(workspace.db)
+    order = np.argsort(made, kind="stable")
+    made, way, wanted = made[order], way[order], np.array(seqs, np.int64)
+    first, last = np.searchsorted(made, wanted), np.searchsorted(made, wanted, side="right")
+    single, several = np.flatnonzero(last - first == 1), np.flatnonzero(last - first != 1)
+    codes, places, numbers = np.unique(way[first[single]], return_index=True, return_counts=True)
+    lines = [(place, [code], n) for place, code, n in zip(single[places].tolist(), codes.tolist(), numbers.tolist(), strict=True)]
+    lines += [(place, way[first[place] : last[place]].tolist(), 1) for place in several.tolist()]
+    found = Counter[tuple[tuple[str, str], ...]]()
+    for _, own, n in sorted(lines):
+        found[tuple(names[code] for code in own)] += n
+    return found
 
 
 def governing_license(provenance: Provenance) -> str:
