@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from curation.errors import ProjectError
+from curation.formats import tables
 from curation.formats.raw import ReadAs, RowFailure
 from curation.formats.read import ReadOptions, open_rows, read_rows
 from curation.formats.shapes import PairWithFact
@@ -322,20 +323,23 @@ def test_quotes_that_never_close_do_not_take_quadratic_time(tmp_path: Path) -> N
     within(20, start)
 
 
-def test_a_parquet_file_that_claims_more_than_it_can_hold_is_refused(tmp_path: Path) -> None:
+def test_a_parquet_file_that_claims_more_than_it_can_hold_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # A twentieth of the sizes that any file may have.
+    monkeypatch.setattr("curation.formats.tables._FREE_ROWS", tables._FREE_ROWS // 20)
+    monkeypatch.setattr("curation.formats.tables._FREE_BYTES", tables._FREE_BYTES // 20)
     path = tmp_path / "a.parquet"
-    same = pa.DictionaryArray.from_arrays(pa.array(np.zeros(20_000_000, np.int32)), ["a"])
-    one = pa.table({"prompt": same, "completion": pa.nulls(20_000_000, pa.string())})
-    pq.write_table(one, path, compression="zstd", row_group_size=20_000_000)
-    assert path.stat().st_size < 100_000
-    with pytest.raises(ProjectError, match=r"claims 20,000,000 rows in [\d,]+ bytes"):
+    same = pa.DictionaryArray.from_arrays(pa.array(np.zeros(2_000_000, np.int32)), ["a"])
+    one = pa.table({"prompt": same, "completion": pa.nulls(2_000_000, pa.string())})
+    pq.write_table(one, path, compression="zstd", row_group_size=2_000_000)
+    assert path.stat().st_size < 20_000
+    with pytest.raises(ProjectError, match=r"claims 2,000,000 rows in [\d,]+ bytes"):
         open_rows(path)
-    long = pa.table({"prompt": pa.array(["a" * 10_000] * 28_000).dictionary_encode(), "completion": ["b"] * 28_000})
+    long = pa.table({"prompt": pa.array(["a" * 10_000] * 1_400).dictionary_encode(), "completion": ["b"] * 1_400})
     for stored in (long, long.cast(pa.schema([("prompt", pa.string()), ("completion", pa.string())]))):
         pq.write_table(stored, path, compression="zstd")
         with pytest.raises(ProjectError, match=r"rows expand to [\d,]+ bytes, from [\d,]+"):
             list(open_rows(path))
-    wide = pa.table({"prompt": ["a" * 2**20 * 300], "completion": ["b"]})
+    wide = pa.table({"prompt": ["a" * 2**20 * 15], "completion": ["b"]})
     pq.write_table(wide, path, compression="zstd", use_dictionary=False)
     with pytest.raises(ProjectError, match=r"expands from [\d,]+ to [\d,]+ bytes"):
         open_rows(path)
