@@ -78,7 +78,7 @@ def export_run(run: RunFile, *, out: Path, dtype: FileType = "bf16", key: Path |
         SnapshotError: a snapshot behind the adapter was revoked or is not validly signed.
     """
     check_architecture(json.loads((run.base_model / "config.json").read_text()))  # before the weights are read
-    # The merged model is written beside the GGUF file and removed; f32 has twice its size.
+    # The merged model is written next to the GGUF file and removed; f32 has twice its size.
     done, sources = open_release(run, out=out, times=3.1 if dtype == "f32" else 2.1)
     name = f"{re.sub(r'[^A-Za-z0-9._-]+', '-', done.snapshot.name)}-{done.kind}-{done.adapter_digest[:8]}"
     with fill_folder(out) as aside:

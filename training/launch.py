@@ -101,8 +101,8 @@ def explain_failed(run: RunFile, failures: dict[int, Any]) -> TrainingError:
         reason = " (often the system's answer to too little memory)" if failure.exitcode == -signal.SIGKILL else ""
         fact = f"was stopped by {failure.signal_name()}{reason}, and the other ranks were stopped with it; {kept}"
         return TrainingError(f"rank {number} of {run.devices}", fact, f"run {again} to {'resume' if checkpoint else 'start again'}")
-    told = [(read_report(Path(failure.error_file)), number) for number, failure in failures.items()]
-    known = sorted(((report["time"], number, report) for report, number in told if report), key=lambda item: item[:2])
+    reports = [(read_report(Path(failure.error_file)), number) for number, failure in failures.items()]
+    known = sorted(((report["time"], number, report) for report, number in reports if report), key=lambda item: item[:2])
     # A connection that closed is the consequence of another rank's failure.
     first = next((item for item in known if item[2]["next_step"]), known[0] if known else None)
     if first is None:
@@ -141,8 +141,8 @@ def report_errors() -> Iterator[None]:
         what, fact, next_step = (error.what, error.fact, error.next_step) if isinstance(error, UserError) else ("", text, "")
         report = {"time": time.time(), "what": what, "fact": fact, "next_step": next_step}
         # The layout that torch's launcher expects in this file.
-        told = {"message": {"message": text, "extraInfo": {"timestamp": str(int(time.time())), "py_callstack": ""}}, "seedcorn": report}
-        Path(os.environ["TORCHELASTIC_ERROR_FILE"]).write_text(json.dumps(told))
+        written = {"message": {"message": text, "extraInfo": {"timestamp": str(int(time.time())), "py_callstack": ""}}, "seedcorn": report}
+        Path(os.environ["TORCHELASTIC_ERROR_FILE"]).write_text(json.dumps(written))
         # Without the exit handlers, which would wait for the other ranks.
         sys.stdout.flush()
         sys.stderr.flush()

@@ -129,7 +129,7 @@ class Measurements(TypedDict):
 
 
 class Measured(BaseModel):
-    """What the results of all evaluations hold about the model that was measured."""
+    """Facts about the measured model, in the results of all evaluations."""
 
     model_config = RECORD
 

@@ -64,7 +64,7 @@ def mask_record(record: Record, better: int | None, search: PiiSearch) -> tuple[
     Args:
         record: with at least one finding.
         better: canonical index of the better response of a pair, which masking may change; None where it is not known.
-        search: what is masked.
+        search: the kinds and countries to mask.
 
     Raises:
         RowError: a pair's responses are equal once they are masked.

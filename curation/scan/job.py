@@ -1,4 +1,4 @@
-"""A scan as its tasks see it: where the rows are, what is searched for, and how rows, keys and pairs are divided among tasks."""
+"""A scan as its tasks see it: where the rows are, the gates, and how rows, keys and pairs are divided among tasks."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Suite:
 
 @dataclass(frozen=True)
 class ScanSettings:
-    """What a scan reads and searches for."""
+    """Columns and gates of a scan."""
 
     text: str = "text"
     """Column of the text that is compared."""

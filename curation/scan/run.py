@@ -77,8 +77,8 @@ def scan(source: str, target: str, settings: ScanSettings, workers: Workers) -> 
     Args:
         source: folder of Parquet files: a path or a URL.
         target: folder of the findings.
-        settings: what is searched for.
-        workers: what runs the tasks; all of them must reach both folders.
+        settings: columns and gates.
+        workers: run the tasks; all of them must reach both folders.
 
     Raises:
         ProjectError: a part is damaged, the target holds something else, a store fails, or workers die; finished tasks are kept.

@@ -51,7 +51,7 @@ class Done:
 
 
 class Workers(Protocol):
-    """What runs tasks."""
+    """Runs tasks in this process or on a Ray cluster."""
 
     def run(self, step: str, function: Callable[..., Any], shared: Any, tasks: Sequence[tuple[Any, ...]]) -> tuple[list[Any], Cost]:
         """Call function(shared, *task) for each task and return the results in order.

@@ -143,7 +143,7 @@ def _detail(workspace: Workspace, stage: str) -> str | None:
 
 
 def _certificate(state: ProjectState, kind: Kind, log: Path) -> dict[str, Any]:
-    """Return the certificate of the latest snapshot of a kind beside the true error rate of its rows.
+    """Return the certificate of the latest snapshot of a kind, with the true error rate of its rows.
 
     A released row is bad if a careful annotator would have turned it down, or preferred the other response.
     """
@@ -206,7 +206,7 @@ def score_gates(workspace: Workspace, log: Path) -> dict[str, Any]:
 
 
 def compare_arms(demo: Path) -> dict[str, Any]:
-    """Return what the same model learned from equally many curated and uncurated rows, beside the base model.
+    """Return what the same model learned from equally many curated and uncurated rows, with the base model's result.
 
     Raises:
         ProjectError: a part of the comparison is missing.

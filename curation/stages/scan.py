@@ -30,7 +30,7 @@ def scan(
     """Find duplicates and leaks in a folder of Parquet parts and write them as Parquet parts; nothing is imported into the project.
 
     Args:
-        folder: of the project, whose sections `dedup` and `screen` say what is searched for.
+        folder: of the project, whose sections `dedup` and `screen` are the gates.
         source: folder of the parts: a path or a URL (s3://, gs://, az://).
         target: folder of the findings.
         ray: address of a Ray cluster that runs the tasks; None for this process.

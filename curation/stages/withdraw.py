@@ -41,7 +41,7 @@ def withdraw(
         folder: of the project.
         rows: ids of records, a file with ids, or a query over the table of rows.
         reason: the reason, for people; it is part of the statement that goes to everybody with a copy.
-        confirmed: do it. Otherwise what is affected is only listed.
+        confirmed: do it. Otherwise only list the affected snapshots and adapters.
         derived: also withdraw the rows that were made from them.
         run_folders: folders with run folders, in addition to PROJECT/runs and the user's list of adapters.
         key: private key (PEM); the user's own if None.

@@ -228,7 +228,7 @@ def add_records(
 
 
 class Added(NamedTuple):
-    """What `add_rows` wrote."""
+    """Result of `add_rows`."""
 
     records: int
     origins: int

@@ -28,7 +28,7 @@ wrong, and a prediction is no evidence against a label."""
 PENALTY = 1.0
 """Of the ridge regression; between 0.3 and 10 the ranking hardly changes."""
 WEIGHT = 0.5
-"""Of the neighbours' shares beside the regression."""
+"""Weight of the neighbours' shares; the regression has the rest."""
 TEMPERATURES = (0.04, 0.06, 0.08, 0.1, 0.12, 0.15, 0.2, 0.3, 0.5)
 EXACT_UP_TO = 20_000
 """Rows up to which neighbours are searched exactly; above, an inverted file is probed."""

@@ -113,7 +113,7 @@ def _load_known(state: ProjectState) -> _Known:
     for seq, odd in _judge_notes(state).items():
         notes.setdefault(seq, []).extend(Reason("score", kind, evidence, score=points) for kind, points, evidence in odd)
     for seq, masked in state.masked.items():
-        # The masked row stands for its original, also where dedup ran before it was there.
+        # The masked row replaces its original, also where dedup ran before it was there.
         drops.setdefault(masked, []).extend(reason for reason in drops.get(seq, ()) if reason.stage == "dedup" and reason.twin != masked)
     edits = edit_statuses(state) | _unlabelled(state) | _unmasked(state)
     special = frozenset().union(drops, notes, edits, state.choices, state.control_file.verdicts)

@@ -41,7 +41,7 @@ TO_DECIDE = {
     FindingKind.PII: "May hold PII or a secret",
     FindingKind.LABEL_PAIR: "A nearly equal text has another label in another row",
 }
-"""Findings on which a person decides. Others would only sway the verdict."""
+"""Findings on which a person decides. Others would only bias the verdict."""
 
 
 @dataclass(frozen=True)

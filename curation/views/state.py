@@ -124,7 +124,7 @@ class ProjectState:
 
     @cached_property
     def out_of_use(self) -> set[int]:
-        """Rows that only a masked version stands for, and masked versions that stand for no row: gates do not read them."""
+        """Rows that a masked version replaces, and masked versions that replace no row: gates do not read them."""
         in_use = set(self.masked.values())
         return self.masked.keys() | {s for s, row in self.row_by_seq.items() if row.how == records.MASKED and s not in in_use}
 
