@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from curation.distribution.pii import DEFAULT, KINDS, PiiSearch, find_spans, spans_of
+from curation.distribution.pii import DEFAULT, KINDS, PiiSearch, find_spans, kind_of, spans_of
 
 # Values of every sort of detector; some only match where Python's `\w`, `\s` or case folding goes past ASCII.
 VALUES = (
@@ -15,6 +15,11 @@ VALUES = (
     "xoxb-123-456-abc", "sort code 12-34-56 account 12345678", "-----BEGIN PRIVATE KEY-----\nabc\n-----END PRIVATE KEY-----",
     "Dear John Smith,", "12 High Street", "softlayer_key=" + "ab" * 32, "npm_token : " + "a1b2c3d4e" * 4, "SG." + "a" * 22 + "." + "b" * 43,
     "cloudant_ſecret", "AC" + "a1" * 16, "buıldkit APA12345678901", " jfrog x\n APA12345678901", "born on 3 May 1980", "SW1A 1AA",
+    "GB82 WEST 1234 5698 7654 32", "536-90-4399", "8.8.8.8", "2001:4860:4860::8888", "00:1b:44:11:3a:b7", "00-1b-44-11-3a-b7",
+    "1A1zP1eP5QGefi2DMPTfTL5SLmv7DivfNa", "0x52908400098527886E0F7030069857D2E4169EE7", "routing 021000021", "Acct no. 1234567",
+    "passport number AB1234567", "PASſPORT NO X1234567", "MORGA753116SM9IJ", "drıving licence X1234567", "SİN 046 454 286",
+    "SIN 046 454 286", "NHS 943 476 5919", "756.9217.0769.85", "RSSMRA85T10A562S", "data.put('token', 'abcdefg1')",
+    "contraseña=\"abcd1234\"",
 )  # fmt: skip
 LETTERS = '0123456789abcdefxX-:./+=@ \n"\\,(>\u2011٣𝟗é中pPaAsSkKeEyY🙂 \u2028\x0b\x1c_ſK'
 
@@ -28,3 +33,5 @@ def test_a_search_of_many_texts_finds_what_the_search_of_each_finds(search: PiiS
     expected = {place: spans for place, text in enumerate(texts) if (spans := spans_of(text, search))}
     assert find_spans(texts, search) == expected
     assert len(expected) > 150
+    kinds = {kind_of(span) for spans in expected.values() for span in spans}
+    assert kinds >= search.kinds - {"name", "date of birth", "postal address"}
