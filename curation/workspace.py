@@ -174,11 +174,11 @@ def checked_answer(row: Row) -> str:
 
 
 Progress = Callable[[str, int, int, str], None]
-"""Called with (stage, done, total, a few words)."""
+"""Called with (stage, done, total, a few words); the total is 0 where it is not known."""
 
 
 def seconds_left(done: int, total: int, *, first: int, seconds: float) -> float | None:
-    """Return the estimated time to the end of a step at the rate measured so far; None before anything is done.
+    """Return the estimated time to the end of a step at the rate measured so far; None before anything is done, and without a total.
 
     Args:
         done: amount that is finished.
@@ -186,7 +186,7 @@ def seconds_left(done: int, total: int, *, first: int, seconds: float) -> float 
         first: amount that was finished when the measurement began, such as rows of an earlier run.
         seconds: time since then.
     """
-    return seconds / (done - first) * (total - done) if done > first and seconds > 0 else None
+    return seconds / (done - first) * (total - done) if total >= done > first and seconds > 0 else None
 
 
 def texts_for_dedup(workspace: Workspace, made: Iterable[tuple[str, str]]) -> list[str]:

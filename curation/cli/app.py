@@ -117,8 +117,8 @@ def progress_bar(quiet: bool) -> Iterator[Progress | None]:
         def update(stage: str, done: int, total: int, words: str) -> None:
             words = visible(mask_secrets(words), lines=False)
             if stage not in tasks:
-                tasks[stage] = bar.add_task(stage, total=total, words=words)
-            bar.update(tasks[stage], completed=done, total=total, words=words)
+                tasks[stage] = bar.add_task(stage, total=total or None, words=words)
+            bar.update(tasks[stage], completed=done, total=total or None, words=words)
 
         yield update
 

@@ -94,16 +94,18 @@ def import_rows(
         license = read_license(license or typer.prompt("Its license (SPDX, for example CC-BY-4.0)", default="unknown"))
         while written_by not in ("people", "model", "unknown"):
             written_by = typer.prompt("Who wrote the rows (people, model or unknown)", default="unknown")
-    result = run_stage(
-        folder,
-        *file,
-        shape=shape,
-        columns={name: theirs for name, _, theirs in pairs},
-        group=group,
-        provenance=Provenance(source or "unknown", license or "unknown", written_by or "unknown"),
-        read_as=ReadAs(encoding, "\t" if delimiter == "\\t" else delimiter, sheet, header),
-        strict=strict,
-    )
+    with progress_bar(as_json) as progress:
+        result = run_stage(
+            folder,
+            *file,
+            shape=shape,
+            columns={name: theirs for name, _, theirs in pairs},
+            group=group,
+            provenance=Provenance(source or "unknown", license or "unknown", written_by or "unknown"),
+            read_as=ReadAs(encoding, "\t" if delimiter == "\\t" else delimiter, sheet, header),
+            strict=strict,
+            progress=progress,
+        )
     print_result(result, as_json)
 
 

@@ -9,15 +9,16 @@ import glob
 import hashlib
 import itertools
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from curation.errors import ProjectError
 from curation.formats import ImportFormat
-from curation.formats.files import ENDINGS
+from curation.formats.files import ENDINGS, count_places
 from curation.formats.raw import ReadAs, RowFailure
 from curation.formats.read import OpenRows, ReadOptions, ReadRow, open_rows
 from curation.formats.tables import HUB, is_arrow_folder
@@ -28,7 +29,7 @@ from curation.store import records, runs
 from curation.store.database import write_in_bulk
 from curation.store.records import UNKNOWN, NewRows, Origin, Source, WrittenBy
 from curation.views.processes import count_processes, in_processes
-from curation.workspace import StageResult, Workspace, open_workspace
+from curation.workspace import Progress, StageResult, Workspace, open_workspace
 
 _Row = TypeVar("_Row")
 _BATCH = 5000
@@ -81,6 +82,7 @@ def import_rows(
     provenance: Provenance | None = None,
     read_as: ReadAs | None = None,
     strict: bool = False,
+    progress: Progress | None = None,
 ) -> StageResult:
     """Import existing rows; a row that cannot be read is counted and shown.
 
@@ -93,6 +95,7 @@ def import_rows(
         provenance: origin and license of the files; recorded as unknown if None.
         read_as: encoding, delimiter and sheet, if they are not to be detected.
         strict: refuse the import if a row or a metadata value would be lost.
+        progress: called after each 40,000 rows with the lines or rows that are read, of all files.
 
     Raises:
         ProjectError: a file cannot be read, has no known shape or no such group column, none of the rows can be read, something
@@ -110,16 +113,18 @@ def import_rows(
         found = _find_files(files)
         if strict:
             _check_whole(found, options)
-        elif len(found) > 1:
-            for file in found:  # before a row of any is written
-                open_rows(file, options)
+        # Each of several files is opened before a row of any is written.
+        places = [_count_places(file, open_rows(file, options)) for file in found] if len(found) > 1 else []
         counts = _Counts()
-        for file in found:
+        for number, file in enumerate(found):
             rows = open_rows(file, options)
+            places = places or [_count_places(file, rows)]
+            total = sum(places) if all(places) else 0
+            notify = partial(_notify, progress, counts, sum(places[:number]), total) if progress else None
             about = _source_of(file, rows, stated, license)
             with runs.record_run(workspace.db, "import", about.source) as run:
                 before = counts.rows, counts.failed
-                _import_file(workspace, rows, about, group, run.number, counts)
+                _import_file(workspace, rows, about, group, run.number, counts, notify)
                 run.rows_in, failed = counts.rows - before[0], counts.failed - before[1]
                 run.rows_out = run.rows_in - failed
                 run.detail = {"file": about.file, "failed": failed}
@@ -129,6 +134,16 @@ def import_rows(
                     raise ProjectError(str(file), fact, "fix the file, or pass --format and --column")
         counts.check()
         return _summary(counts)
+
+
+def _count_places(file: Path | str, rows: OpenRows) -> int:
+    return count_places(file, rows.detected) if isinstance(file, Path) else 0
+
+
+def _notify(progress: Progress, counts: _Counts, before: int, total: int, place: int) -> None:
+    """Report the progress at a place of the file, with the lines of the files before it."""
+    done = before + place
+    progress("import", min(done, total) if total else done, total, f"{counts.new:,} new rows, {counts.present + counts.failed:,} others")
 
 
 def _find_files(files: Sequence[Path | str]) -> list[Path | str]:
@@ -222,10 +237,14 @@ class _Batch(NamedTuple):
     left_out: Counter[str]
     failures: list[tuple[int, RowFailure]]
     """By place."""
+    last: int
+    """Place of the last row."""
 
 
-def _import_file(workspace: Workspace, rows: OpenRows, about: Source, group: str | None, run: int, counts: _Counts) -> None:
-    """Write the rows of one file in batches, and the facts about the file."""
+def _import_file(
+    workspace: Workspace, rows: OpenRows, about: Source, group: str | None, run: int, counts: _Counts, notify: Callable[[int], None] | None
+) -> None:
+    """Write the rows of one file in batches, and the facts about the file; `notify` is called with the place of the last row."""
     batches = _read_batches(rows, about, group, run)
     while some := list(itertools.islice(batches, _COMMIT)):
         batch = _joined(some)
@@ -238,6 +257,8 @@ def _import_file(workspace: Workspace, rows: OpenRows, about: Source, group: str
             f"{about.file}:{place}: not imported. {_detail(failure)[:_LONGEST_NOTE]}" for place, failure in batch.failures[:_SHOWN]
         ]
         counts.reasons.update(_kind_of(failure) for _, failure in batch.failures)
+        if notify:
+            notify(batch.last)
     unread = rows.detected.other_sheets
     counts.notes += [f"{about.file}: sheets {', '.join(unread)} were not read. To import one, name it with --sheet."] if unread else []
     counts.notes += _source_notes(about, records.add_source(workspace.db, about))
@@ -256,7 +277,7 @@ def _joined(batches: Sequence[_Batch]) -> _Batch:
     for batch in batches:
         metadata.update(batch.metadata)
         left_out.update(batch.left_out)
-    return _Batch(new, sizes, metadata, left_out, failures)
+    return _Batch(new, sizes, metadata, left_out, failures, batches[-1].last)
 
 
 def _read_batches(rows: OpenRows, about: Source, group: str | None, run: int) -> Iterator[_Batch]:
@@ -301,7 +322,8 @@ def _convert(rows: Iterable[ReadRow], source: str, group: str | None, ordinal: I
                 metadata.update(list(example.meta))
     new = records.new_rows((one for row in batch for one in _imported(row, source, group, ordinal)), run)
     sizes = [len(row.examples) for row in batch if not row.failure]
-    return _Batch(new, sizes, metadata, left_out, [(row.place, row.failure) for row in batch if row.failure])
+    failures = [(row.place, row.failure) for row in batch if row.failure]
+    return _Batch(new, sizes, metadata, left_out, failures, batch[-1].place if batch else 0)
 
 
 def _count(batch: _Batch, known: set[bytes], counts: _Counts) -> None:

@@ -29,7 +29,7 @@ function bar(job) {
   const one = job.progress;
   if (!one) return null;
   const left = one.seconds_left === null ? "" : one.seconds_left < 90 ? `, about ${Math.ceil(one.seconds_left)} s left` : `, about ${Math.ceil(one.seconds_left / 60)} min left`;
-  return h("div", {}, h("progress", { value: one.done, max: Math.max(1, one.total), "aria-label": `progress of ${job.stage}` }), h("p", { class: "soft" }, `${number.format(one.done)} of ${number.format(one.total)}${left}${one.words ? `; ${one.words}` : ""}`));
+  return h("div", {}, h("progress", { ...(one.total ? { value: one.done, max: one.total } : {}), "aria-label": `progress of ${job.stage}` }), h("p", { class: "soft" }, `${number.format(one.done)}${one.total ? ` of ${number.format(one.total)}` : ""}${left}${one.words ? `; ${one.words}` : ""}`));
 }
 
 function jobList(jobs) {

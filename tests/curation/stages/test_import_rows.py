@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import hashlib
 import json
 import os
@@ -41,6 +42,17 @@ def garden(tmp_path: Path) -> Path:
 def jsonl(path: Path, *rows: Any) -> Path:
     path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
     return path
+
+
+def test_progress_counts_the_lines_of_all_files_and_has_no_total_where_lines_are_compressed(garden: Path, tmp_path: Path) -> None:
+    first = jsonl(tmp_path / "a.jsonl", {"prompt": "a", "completion": "b"}, "", {"prompt": "c", "completion": "d"})
+    second = jsonl(tmp_path / "b.jsonl", {"prompt": "a", "completion": "b"}, "no JSON")
+    seen: list[tuple[str, int, int, str]] = []
+    stages.import_rows(garden, first, second, progress=lambda *now: seen.append(now))
+    assert seen == [("import", 3, 5, "2 new rows, 0 others"), ("import", 5, 5, "2 new rows, 2 others")]
+    (tmp_path / "c.jsonl.gz").write_bytes(gzip.compress(first.read_bytes()))
+    stages.import_rows(garden, tmp_path / "c.jsonl.gz", progress=lambda *now: seen.append(now))
+    assert seen[2:] == [("import", 3, 0, "0 new rows, 2 others")]
 
 
 def metadata(folder: Path) -> list[dict[str, Any] | None]:

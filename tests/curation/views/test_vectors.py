@@ -40,3 +40,4 @@ def test_parts_before_a_kill_are_kept_and_the_rest_is_embedded_later(tmp_path: P
 def test_the_time_left_follows_from_the_rate_since_the_measurement_began() -> None:
     assert seconds_left(50, 150, first=30, seconds=10.0) == 50.0
     assert seconds_left(30, 150, first=30, seconds=10.0) is None
+    assert seconds_left(50, 0, first=30, seconds=10.0) is None
