@@ -16,14 +16,14 @@ from numba import njit
 
 from curation.dedup.kernels.read import PRIME, hash_shingles, longest_of, mix, read_row, room_for
 
-_EMPTY = np.uint64(0xFFFFFFFFFFFFFFFF)
+_EMPTY, _FREE = np.uint64(0xFFFFFFFFFFFFFFFF), np.uint32(0xFFFFFFFF)
 _LOW, _32 = np.uint64(0xFFFFFFFF), np.uint64(32)
 # Rounds in which each shingle goes to one bin. It is the same for all rows: else two rows would fill a bin in two ways.
 _ROUNDS = 3
 # With so few empty bins left, one vector loop over all shingles per bin is faster than another round.
-_FEW = 4
-# Shingles hashed together, and empty bins from which a loop over bins is faster than one over shingles.
-_BLOCK, _WIDE = 256, 16
+_FEW = 8
+# Shingles hashed together, and the steps of a vector loop over them: what is left over would be done one by one.
+_BLOCK, _PAD = 256, 64
 
 
 @njit(nogil=True, cache=True)
@@ -102,6 +102,8 @@ class Scratch(NamedTuple):
     """Bin of each shingle of a block."""
     values: Any
     """Value of each shingle of a block."""
+    fresh: Any
+    """Least value of each bin in one round."""
     factors: Any
     """Odd 32-bit number of each bin."""
     summands: Any
@@ -110,6 +112,10 @@ class Scratch(NamedTuple):
     """Bins that no shingle went to."""
     least: Any
     """Least value of each of them."""
+    chosen_factors: Any
+    """Factor of each of them."""
+    chosen_summands: Any
+    """Summand of each of them."""
 
 
 @njit(nogil=True, cache=True)
@@ -119,8 +125,9 @@ def new_scratch(size):
     for at in range(size):
         h = mix(np.uint64(at) * PRIME + PRIME)
         factors[at], summands[at] = np.uint32(h >> _32) | np.uint32(1), np.uint32(h & _LOW)
-    block = np.empty(_BLOCK, np.uint64), np.empty(_BLOCK, np.uint64)
-    return Scratch(*block, factors, summands, np.empty(size, np.int64), np.empty((3, size), np.uint32))
+    block = np.empty(_BLOCK, np.uint32), np.empty(_BLOCK, np.uint32), np.empty(size, np.uint32)
+    chosen = np.empty(pad(size), np.uint32), np.zeros(pad(size), np.uint32), np.zeros(pad(size), np.uint32)
+    return Scratch(*block, factors, summands, np.empty(size, np.int64), *chosen)
 
 
 @njit(nogil=True, cache=True)
@@ -136,7 +143,7 @@ def fill_bins(hashes, count, bins, scratch):
         bins: round and value of each bin, uint64; written.
         scratch: `Scratch` for this number of bins.
     """
-    places, values, size = scratch.places, scratch.values, np.uint64(len(bins))
+    places, values, fresh, size = scratch.places, scratch.values, scratch.fresh, np.uint64(len(bins))
     empty = len(bins)
     bins[:] = _EMPTY
     for turn in range(_ROUNDS):
@@ -145,61 +152,92 @@ def fill_bins(hashes, count, bins, scratch):
             hashes = np.unique(hashes[:count])
             count = len(hashes)
         if turn and empty <= _FEW:
-            for at in range(len(bins) if empty else 0):
-                if bins[at] == _EMPTY:
-                    bins[at] = least_of(hashes, count, turn, np.uint64(at), size)
+            empty = fill_few(hashes, count, turn, bins, scratch) if empty else 0
             continue
+        fresh[:] = _FREE
         for begin in range(0, count, _BLOCK):
             block = min(_BLOCK, count - begin)
             # Hashing is a vector loop of its own, and no branch depends on a hash: half of them would be predicted wrong.
-            places_of(hashes[begin : begin + block], turn, size, places, values)
+            places_of(hashes, begin, block, turn, size, places, values)
             for i in range(block):
-                at = places[i]
-                old = bins[at]
-                bins[at] = min(old, values[i])
-                empty -= old == _EMPTY
+                at = np.uint64(places[i])
+                fresh[at] = min(fresh[at], values[i])
+        # The round is the upper half of the value, so that a value of an earlier round is always less.
+        high, empty = np.uint64(turn) << _32, 0
+        for at in range(len(bins)):
+            bins[at] = min(bins[at], high | np.uint64(fresh[at]) if fresh[at] != _FREE else _EMPTY)
+            empty += bins[at] == _EMPTY
     if empty:
         fill_last(hashes, count, bins, scratch)
 
 
 @njit(nogil=True, cache=True)
-def places_of(hashes, turn, size, places, values):
-    """Compute the bin and the value of each shingle in one round.
+def places_of(hashes, begin, block, turn, size, places, values):
+    """Compute the bin and the value of each shingle of a block in one round.
 
     Args:
-        hashes: 64-bit hashes of a block of shingles.
+        hashes: 64-bit hashes of the shingles.
+        begin: first shingle of the block.
+        block: number of shingles of the block.
         turn: number of the round.
         size: number of bins, uint64.
         places: bins; written.
         values: written.
     """
-    salt, high = np.uint64(turn) * PRIME, np.uint64(turn) << _32
-    for i in range(len(hashes)):
-        h = (hashes[i] ^ salt) * PRIME if turn else hashes[i]
+    salt = np.uint64(turn) * PRIME
+    for i in range(block):
+        # Unsigned indices, which are not checked for being negative, compile to vector instructions.
+        h = hashes[np.uint64(begin + i)]
+        h = (h ^ salt) * PRIME if turn else h
         h = h ^ (h >> _32) if turn else h
         # The upper 32 bits, scaled to the number of bins without a division (Lemire's range reduction).
-        places[i] = ((h >> _32) * size) >> _32
-        # The round is the upper half of the value, so that a value of an earlier round is always less.
-        values[i] = high | (h & _LOW)
+        places[i] = np.uint32(((h >> _32) * size) >> _32)
+        values[i] = np.uint32(h & _LOW)
 
 
 @njit(nogil=True, cache=True)
-def least_of(hashes, count, turn, at, size):
-    """Return the value that one round puts into one bin.
+def fill_few(hashes, count, turn, bins, scratch):
+    """Do one round for a few empty bins: one vector loop over all shingles for each of them.
 
     Args:
         hashes: 64-bit hashes of the shingles.
         count: number of shingles.
         turn: number of the round.
-        at: bin, uint64.
-        size: number of bins, uint64.
+        bins: bins of the sketch; written.
+        scratch: `Scratch` for this number of bins.
+
+    Returns:
+        The number of bins that stay empty.
     """
-    salt, high, best = np.uint64(turn) * PRIME, np.uint64(turn) << _32, _EMPTY
-    for i in range(count):
-        h = (hashes[i] ^ salt) * PRIME
-        h ^= h >> _32
-        best = min(best, high | (h & _LOW) if ((h >> _32) * size) >> _32 == at else _EMPTY)
-    return best
+    places, values, empty, least = scratch.places, scratch.values, scratch.empty, scratch.least
+    n, left = list_empty(bins, empty), 0
+    for j in range(n):
+        least[j] = _FREE
+    for begin in range(0, count, _BLOCK):
+        block = min(_BLOCK, count - begin)
+        places_of(hashes, begin, block, turn, np.uint64(len(bins)), places, values)
+        padded = pad(block)
+        for i in range(block, padded):
+            places[i] = _FREE
+        for j in range(n):
+            at, best = np.uint32(empty[j]), least[j]
+            for i in range(padded):
+                best = min(best, values[i] if places[i] == at else _FREE)
+            least[j] = best
+    for j in range(n):
+        left += least[j] == _FREE
+        bins[empty[j]] = (np.uint64(turn) << _32) | np.uint64(least[j]) if least[j] != _FREE else _EMPTY
+    return left
+
+
+@njit(nogil=True, cache=True)
+def list_empty(bins, empty):
+    """Write the empty bins to `empty`, and return their number."""
+    n = 0
+    for at in range(len(bins)):
+        empty[n] = at
+        n += bins[at] == _EMPTY
+    return n
 
 
 @njit(nogil=True, cache=True)
@@ -212,28 +250,38 @@ def fill_last(hashes, count, bins, scratch):
         bins: bins of the sketch; written.
         scratch: `Scratch` for this number of bins.
     """
-    empty, high, n = scratch.empty, np.uint64(_ROUNDS) << _32, 0
-    for at in range(len(bins)):
-        empty[n] = at
-        n += bins[at] == _EMPTY
-    factors, summands, least = scratch.least[0, :n], scratch.least[1, :n], scratch.least[2, :n]
-    for i in range(n):
-        factors[i], summands[i] = scratch.factors[empty[i]], scratch.summands[empty[i]]
-    least[:] = np.uint32(_LOW)
-    # The longer loop is the inner one, which compiles to vector instructions.
-    if n >= _WIDE:
-        for i in range(count):
-            value = np.uint32(hashes[i] >> _32)
-            for j in range(n):
-                least[j] = min(least[j], np.uint32(factors[j] * value + summands[j]))
-    else:
+    empty, halves, least, factors, summands = scratch.empty, scratch.values, scratch.least, scratch.chosen_factors, scratch.chosen_summands
+    n, high = list_empty(bins, empty), np.uint64(_ROUNDS) << _32
+    for j in range(n):
+        factors[j], summands[j], least[j] = scratch.factors[empty[j]], scratch.summands[empty[j]], _FREE
+    for begin in range(0, count, _BLOCK):
+        block = min(_BLOCK, count - begin)
+        for i in range(block):
+            halves[i] = np.uint32(hashes[np.uint64(begin + i)] >> _32)
+        # The inner loop, which compiles to vector instructions, is over the shingles, or over the bins where these are more.
+        if n > block // 2:
+            bins_padded = pad(n)
+            for i in range(block):
+                value = halves[i]
+                for j in range(bins_padded):
+                    least[j] = min(least[j], np.uint32(factors[j] * value + summands[j]))
+            continue
+        padded = pad(block)
+        for i in range(block, padded):
+            halves[i] = halves[0]
         for j in range(n):
-            factor, summand, best = factors[j], summands[j], np.uint32(_LOW)
-            for i in range(count):
-                best = min(best, np.uint32(factor * np.uint32(hashes[i] >> _32) + summand))
+            factor, summand, best = factors[j], summands[j], least[j]
+            for i in range(padded):
+                best = min(best, np.uint32(factor * halves[i] + summand))
             least[j] = best
-    for i in range(n):
-        bins[empty[i]] = high | np.uint64(least[i])
+    for j in range(n):
+        bins[empty[j]] = high | np.uint64(least[j])
+
+
+@njit(nogil=True, cache=True)
+def pad(n):
+    """Return the next multiple of `_PAD`."""
+    return (n + _PAD - 1) // _PAD * _PAD
 
 
 @njit(nogil=True, cache=True)
@@ -245,7 +293,7 @@ def band_keys(start, stop, which, rows, exact, lengths, sketch):
         stop: end of the range.
         which: row indices.
         rows: `RowBytes` of all rows.
-        exact: 64-bit hash of each text, as `exact_keys` computes it; written.
+        exact: 64-bit hash of each text, another one than that of `exact_keys`; written.
         lengths: code points of each row, -1 if Python must normalize it; written.
         sketch: `near.BandSketch`: the parameters, and the arrays to fill.
     """
@@ -261,9 +309,13 @@ def band_keys(start, stop, which, rows, exact, lengths, sketch):
         lengths[row] = n
         if n < 0:
             continue
-        exact[row] = hash_codes(codes, n)
         count = hash_shingles(codes, n, width, hashes)
         counts[row] = count
+        # The shingles with their places are the text.
+        key = np.uint64(n)
+        for i in range(count):
+            key += hashes[i] * np.uint64(2 * i + 1)
+        exact[row] = mix(key)
         fill_bins(hashes, count, bins, scratch)
         # The salt is the row's label: rows with different labels never share a key.
         mixed[:] = salts[row]
