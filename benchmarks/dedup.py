@@ -1,6 +1,7 @@
 """Near-duplicates, ours and other tools side by side: `python -m benchmarks.dedup --rows 100000 --peers /tmp/peers`.
 
 Every tool runs in its own process and environment (`--make-peers` builds those from PyPI), in turn, `--rounds` times; the median counts.
+All run on one core and on all cores (`taskset`); which of them use more than one thread is their own decision.
 Peers that take hashes get them ready-made, so only ours pays for reading, normalizing and hashing. All are given the same bands.
 Truth: the exact join of corpora.py, up to 100,000 rows. Printed: CPU and wall seconds, memory, precision and recall of the rows
 called copies, and for ours of the pairs.
@@ -9,6 +10,7 @@ called copies, and for ours of the pairs.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import statistics
@@ -58,15 +60,18 @@ def main() -> None:
         folder = Path(name)
         write_input(folder, texts, wants_hashes=bool(set(args.tools) & {"fastsketch", "rensa"}))
         bands = bands_for(args.threshold)
-        results: dict[str, list[dict[str, Any]]] = {tool: [] for tool in args.tools}
+        results: dict[int, dict[str, list[dict[str, Any]]]] = {cores: {tool: [] for tool in args.tools} for cores in args.cores}
         for turn in range(args.rounds):
-            for tool in args.tools:
+            for tool, cores in itertools.product(args.tools, args.cores):
                 if turn == 0 or tool not in SLOW:
-                    results[tool].append(run_tool(tool, folder, args.threshold, bands, args.peers))
-                    print("  ", json.dumps(results[tool][-1]), flush=True)
+                    found = run_tool(tool, folder, args.threshold, bands, args.peers, cores)
+                    results[cores][tool].append(found)
+                    print("  ", json.dumps(found), flush=True)
         truth = exact_pairs(texts.to_pylist(), args.threshold) if len(texts) <= 100_000 and not args.no_truth else None
         flags = {tool: np.load(folder / f"{tool}.npy") for tool in args.tools if (folder / f"{tool}.npy").exists()}
-    print_table(results, flags, truth)
+    for cores, runs in results.items():
+        print(f"{cores} core{'s' * (cores > 1)}")
+        print_table(runs, flags, truth)
     if truth is not None:
         print_pairs(texts, truth, args.threshold)
 
@@ -96,27 +101,30 @@ def write_input(folder: Path, texts: pa.Array, *, wants_hashes: bool) -> None:
     np.save(folder / "offsets.npy", offsets)
 
 
-def run_tool(tool: str, folder: Path, threshold: float, bands: tuple[int, int], peers: Path) -> dict[str, Any]:
-    """Run one tool in a separate process; return its last line, or the reason for its failure."""
+def run_tool(tool: str, folder: Path, threshold: float, bands: tuple[int, int], peers: Path, cores: int) -> dict[str, Any]:
+    """Run one tool in a separate process that may use so many cores; return its last line, or the reason for its failure."""
     python = sys.executable if tool in ("ours", "one_hash") else str(peers / HOME[tool] / "bin" / "python")
     if not Path(python).exists():
         return {"tool": tool, "missing": python}
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("OPENBLAS_")} | {"HF_DATASETS_CACHE": str(folder / "cache")}
+    # Each tool decides on its threads by the cores that it finds.
+    limits = ("OPENBLAS_", "OMP_", "RAYON_")
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(limits)} | {"HF_DATASETS_CACHE": str(folder / "cache")}
     if tool in ("ours", "one_hash"):
         environment["PYTHONPATH"] = str(ROOT)
     command = [python, str(Path(__file__).parent / "peers" / "near.py"), tool, str(folder), str(threshold), *map(str, bands)]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=folder)
+    chosen = ",".join(map(str, sorted(os.sched_getaffinity(0))[:cores]))
+    done = subprocess.run(["taskset", "-c", chosen, *command], capture_output=True, text=True, env=environment, cwd=folder)
     if done.returncode:
         return {"tool": tool, "failed": (done.stderr.strip().splitlines() or ["killed"])[-1][:200]}
-    return dict(json.loads(done.stdout.strip().splitlines()[-1]))
+    return {**json.loads(done.stdout.strip().splitlines()[-1]), "cores": cores}
 
 
 def print_table(
     results: dict[str, list[dict[str, Any]]], flags: dict[str, np.ndarray[Any, Any]], truth: np.ndarray[Any, Any] | None
 ) -> None:
-    """Print one line per tool with its ratio to ours."""
-    own = statistics.median(run["cpu"] for run in results["ours"])
-    print(f"{'tool':12} {'CPU s':>8} {'wall s':>8} {'MB':>7} {'x ours':>7}   rows: precision recall")
+    """Print one line per tool with its ratios to ours."""
+    own, own_wall = (statistics.median(run[key] for run in results["ours"]) for key in ("cpu", "wall"))
+    print(f"{'tool':12} {'CPU s':>8} {'wall s':>8} {'MB':>7} {'x ours':>7} {'by wall':>8}   rows: precision recall")
     for tool, runs in results.items():
         good = [run for run in runs if "cpu" in run]
         if not good:
@@ -130,7 +138,7 @@ def print_table(
             is_copy[truth[:, 1]] = True
             right = (flags[tool].astype(bool) & is_copy).sum()
             shown = f"{right / max(1, flags[tool].sum()):.4f} {right / max(1, is_copy.sum()):.4f}"
-        print(f"{tool:12} {cpu:8.2f} {wall:8.2f} {rss:7.0f} {cpu / own:7.2f}   {shown}")
+        print(f"{tool:12} {cpu:8.2f} {wall:8.2f} {rss:7.0f} {cpu / own:7.2f} {wall / own_wall:8.2f}   {shown}")
 
 
 def print_pairs(texts: pa.Array, truth: np.ndarray[Any, Any], threshold: float) -> None:
@@ -151,6 +159,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--corpus", choices=("ascii", "scripts", "real"), default="ascii")
     parser.add_argument("--threshold", type=float, default=0.7)
     parser.add_argument("--rounds", type=int, default=3)
+    every = len(os.sched_getaffinity(0))
+    parser.add_argument("--cores", type=int, nargs="+", default=[1, every] if every > 1 else [1], help="cores that each tool may use")
     parser.add_argument("--tools", nargs="+", default=["ours", "one_hash", *HOME])
     parser.add_argument("--peers", type=Path, default=Path("/tmp/peers"))
     parser.add_argument("--make-peers", action="store_true")

@@ -156,6 +156,12 @@ def use_threads(n: int) -> None:
     _threads = n
 
 
+def thread_count() -> int:
+    """Return the number of threads that loops may use."""
+    # sched_getaffinity respects taskset and container limits; macOS does not have it.
+    return _threads or (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+
+
 def spread(kernel: Callable[..., Any], n: int, *arguments: Any) -> None:
     """Run kernel(start, stop, *arguments) over range(n) on every core that this process may use.
 
@@ -164,8 +170,7 @@ def spread(kernel: Callable[..., Any], n: int, *arguments: Any) -> None:
         n: end of the range.
         arguments: further arguments of the loop.
     """
-    # sched_getaffinity respects taskset and container limits; macOS does not have it.
-    threads = _threads or (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    threads = thread_count()
     if threads == 1 or n < _FEW:
         kernel(0, n, *arguments)
         return

@@ -7,7 +7,6 @@ similar kept row. MinHash: Broder 1997; banding: Leskovec, Rajaraman and Ullman,
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from curation.dedup.arrow_text import Array, Keyed, RowBytes, Texts, read_by, read_rows, spread
+from curation.dedup.arrow_text import Array, Keyed, RowBytes, Texts, read_by, read_rows, spread, thread_count
 from curation.dedup.lsh import bands_for, choose_bands, least_alike
 from curation.dedup.normalization import checked_length
 from curation.dedup.resolve import MEASURES, Decided, drop_table, first_of_equal, label_codes, order_by_rank, salts_of
@@ -250,7 +249,7 @@ def roots_of(parent: Array) -> Array:
 
 def sorted_bands(keys: Array, which: Array) -> list[Array]:
     """Return, for each band, the sorted (key, place) of the places whose key another place may have, packed in one uint64 each."""
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+    with ThreadPoolExecutor(thread_count()) as pool:
         return list(pool.map(partial(_shared_keys, which), keys))
 
 

@@ -69,14 +69,15 @@ def dedup(folder: Path, *, against: Sequence[Path] = (), ray: str | None = None,
                 everyone = state.rows[kind]
                 rows = [row for row in everyone if row.seq in ranks]
                 run.rows_in += len(rows)
-                labels |= {row.seq: label_of(workspace, row) for row in rows}
+                own = {row.seq: label_of(workspace, row) for row in rows}
+                labels |= own
                 known = earlier_findings(workspace, rows, earlier) if earlier else []
                 gone = {finding.seq for finding in known}
                 known += released_findings(workspace, kind, [row for row in rows if row.seq not in gone], everyone)
                 gone = {finding.seq for finding in known}
                 left = [row for row in rows if row.seq not in gone]
-                found, alarm = _find_twins(workspace, left, ranks, progress, ray)
-                if ray is not None and any(label_of(workspace, row) for row in left):
+                found, alarm = _find_twins(workspace, left, ranks, own, progress, ray)
+                if ray is not None and any(own[row.seq] for row in left):
                     alarm.append("On Ray short rows of one label are not compared by edits; without --ray they are.")
                 findings, alarms = findings + known + found, alarms + alarm
             facts.add_findings(workspace.db, findings, run.number)
@@ -96,7 +97,12 @@ def dedup(folder: Path, *, against: Sequence[Path] = (), ray: str | None = None,
 
 
 def _find_twins(
-    workspace: Workspace, rows: Sequence[Row], ranks: Mapping[int, int], progress: Progress | None, ray: str | None
+    workspace: Workspace,
+    rows: Sequence[Row],
+    ranks: Mapping[int, int],
+    label_by_seq: Mapping[int, str | None],
+    progress: Progress | None,
+    ray: str | None,
 ) -> tuple[list[Finding], list[str]]:
     """Find exact, then near, then semantic duplicates, each among the rows left by the step before: costly steps see fewer rows.
 
@@ -104,6 +110,7 @@ def _find_twins(
         workspace: the open project.
         rows: of one kind.
         ranks: rank of each row by seq; of a cluster the lowest is kept.
+        label_by_seq: label of each row.
         progress: called with the name of each step, and while texts are embedded.
         ray: address of a Ray cluster, or None.
 
@@ -117,7 +124,7 @@ def _find_twins(
     # Read once; each step keeps the rows that are left. No string of a part outlives its Arrow array.
     parts = (left[start : start + _ROWS] for start in range(0, len(left), _ROWS))
     texts = pa.chunked_array([pa.array(texts_for_dedup(workspace, (row.texts for row in part)), pa.large_string()) for part in parts])
-    labels, rank = [label_of(workspace, row) for row in left], np.array([ranks[row.seq] for row in left])
+    labels, rank = [label_by_seq[row.seq] for row in left], np.array([ranks[row.seq] for row in left])
     for step in STEPS if settings.semantic is not None else STEPS[:2]:
         if len(left) < 2:
             break

@@ -347,10 +347,14 @@ def rank_rows(state: ProjectState) -> dict[int, int]:
     # A row below the cut that people see for the calibration must not displace a duplicate that passes.
     shown = state.pushed - facts.seqs_with_reason(state.db, "review", [CALIBRATION.kind])
 
+    seqs = sorted(seq for seq in state.row_by_seq if seq not in given_up)
+    if not (shown or any(totals.values()) or "approved" in verdicts.values()):
+        return {seq: n for n, seq in enumerate(seqs)}
+
     def place(seq: int) -> tuple[bool, bool, float, int]:
         return verdicts.get(seq) != "approved", seq not in shown, -totals.get(seq, 0.0), seq
 
-    return {seq: n for n, seq in enumerate(sorted(state.row_by_seq.keys() - given_up, key=place))}
+    return {seq: n for n, seq in enumerate(sorted(seqs, key=place))}
 
 
 @dataclass(frozen=True)

@@ -186,7 +186,6 @@ def _released(workspace: Workspace, kind: Kind, everyone: Sequence[Row]) -> Rele
     ran = {
         run["detail"].get("path"): run["watermark"] for run in reversed(runs.list_runs(workspace.db, "snapshot")) if run["state"] == "done"
     }
-    by_id = {row.id: row for row in everyone}
     names, ids, watermarks, values = list[str](), list[str](), list[int](), list[Array]()
     seen: set[str] = set()
     for snapshot in reviews.list_snapshots(workspace.db):
@@ -195,6 +194,7 @@ def _released(workspace: Workspace, kind: Kind, everyone: Sequence[Row]) -> Rele
             continue
         kept = _load_sketches(workspace, path, kind)
         if kept is None and (path / MANIFEST).is_file():
+            by_id = {row.id: row for row in everyone}
             rows = [by_id[id_] for id_ in _read(workspace, path).ids if id_ in by_id]
             keep_sketches(workspace, path.name, kind, rows, watermark=ran.get(path.name, max((row.seq for row in rows), default=0)))
             kept = _load_sketches(workspace, path, kind)

@@ -160,8 +160,8 @@ def fill_bins(hashes, count, bins, scratch):
             # Hashing is a vector loop of its own, and no branch depends on a hash: half of them would be predicted wrong.
             places_of(hashes, begin, block, turn, size, places, values)
             for i in range(block):
-                at = np.uint64(places[i])
-                fresh[at] = min(fresh[at], values[i])
+                place = np.uint64(places[i])
+                fresh[place] = min(fresh[place], values[i])
         # The round is the upper half of the value, so that a value of an earlier round is always less.
         high, empty = np.uint64(turn) << _32, 0
         for at in range(len(bins)):
