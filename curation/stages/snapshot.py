@@ -25,6 +25,7 @@ import pyarrow.compute as pc
 from argilla_setup.shown import mask_secrets, mask_values
 from curation.config.project import is_open, settings_digest
 from curation.dedup import find_exact, find_near
+from curation.dedup.arrow_text import Texts
 from curation.distribution import preference_bias
 from curation.distribution.preference_bias import PreferenceBias
 from curation.distribution.schema import Description
@@ -166,7 +167,9 @@ def snapshot(folder: Path, kind: Kind, *, name: str | None = None) -> StageResul
                 released = replace(released, certificate=_certify(released, accepted, about))
             texts, tables = _take(columns, rows, released, workspace.project.dedup.text)
             del columns, rows, leaving  # of a million rows half a gigabyte
-            path, note = _find_or_write(state, released, about, check_splits(tables, kind), texts)
+            checked = check_splits(tables, kind)
+            del tables
+            path, note = _find_or_write(state, released, about, checked, texts)
             if path.name not in known:  # dedup itself rebuilds the sketches of a snapshot that existed before
                 keep_sketches(workspace, path.name, kind, released.rows, watermark=records.last_seq(workspace.db))
             run.rows_out = len(released.rows)
@@ -196,8 +199,10 @@ def _approved(state: ProjectState, kind: Kind) -> tuple[list[Row], Sample | None
     return rows, decided.samples.get(kind), decided.acceptances.get(kind)
 
 
-def _take(columns: RowColumns, rows: Sequence[Row], released: _Release, compared: str) -> tuple[pa.ChunkedArray, dict[str, pa.Table]]:
-    """Return the texts of the rows that leave, in their order, and the rows of each split in order of id, as a snapshot holds them.
+def _take(
+    columns: RowColumns, rows: Sequence[Row], released: _Release, compared: str
+) -> tuple[Callable[[int, int], Texts], dict[str, pa.Table]]:
+    """Return the texts of a range of the rows that leave, and the rows of each split in order of id, as a snapshot holds them.
 
     Args:
         columns: parsed rows.
@@ -214,7 +219,8 @@ def _take(columns: RowColumns, rows: Sequence[Row], released: _Release, compared
     for split, part in released.splits.items():
         at = places(part)
         tables[split] = columns.snapshot_rows(at.take(pc.sort_indices(ids.take(at))))
-    return columns.for_dedup(compared).take(places(released.rows)), tables
+    texts, every = columns.for_dedup(compared), places(released.rows)
+    return lambda start, stop: texts.take(every[start:stop]), tables
 
 
 def _certify(released: _Release, acceptance: Acceptance, about: ManifestFacts) -> str:
@@ -483,7 +489,7 @@ def _check_agreement(workspace: Workspace, kind: Kind, agreements: Sequence[Agre
 
 
 def _find_or_write(
-    state: ProjectState, released: _Release, about: ManifestFacts, checked: CheckedSplits, texts: pa.ChunkedArray
+    state: ProjectState, released: _Release, about: ManifestFacts, checked: CheckedSplits, texts: Callable[[int, int], Texts]
 ) -> tuple[Path, str]:
     """Return the snapshot of these rows and facts, written if there is none, and a note for people.
 
@@ -494,7 +500,7 @@ def _find_or_write(
         released: the rows that leave.
         about: the present facts.
         checked: the rows as the snapshot holds them.
-        texts: of the rows, as dedup compares them.
+        texts: returns the texts of a range of the rows, as dedup compares them.
     """
     workspace = state.workspace
     folders = {path: version for path in find_snapshots(workspace.folder / "snapshots") if (version := _version_of(path, released.name))}

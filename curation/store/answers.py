@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curation.store.columns import Numbers, read_columns
+from curation.store.columns import Numbers, codes, read_columns
 from curation.store.reviews import StoredAnswer, Table, parse_values, renamed_annotators
 
 _REPEATED = ("user", "status", "body", "payload", "form", "simulated")
@@ -25,15 +25,16 @@ _REPEATED = ("user", "status", "body", "payload", "form", "simulated")
 
 def load_answers(db: sqlite3.Connection, table: Table = "answers") -> Answers:
     """Return each person's latest answer to each row, under the present name of the account."""
-    found = read_columns(db, table, ("response", "updated", "seq", *_REPEATED), order=("response", "updated")).combine_chunks()
-    if found.num_rows:
-        responses = found["response"].combine_chunks()
+    names, order_by = ("response", "updated", "seq", *_REPEATED), ("response", "updated")
+    made = read_columns(db, table, names, order=order_by, repeated=_REPEATED)
+    if made.num_rows:
+        responses = made["response"].combine_chunks()
         # Of a response its latest state, which is its last row.
-        found = found.filter(pa.concat_arrays([pc.not_equal(responses[1:], responses[:-1]), pa.array([True])]))
-    columns = {name: _encoded(found[name]) for name in _REPEATED}
-    columns["user"] = _renamed(columns["user"], renamed_annotators(db))
-    made = pa.table({"response": found["response"], "updated": found["updated"], "seq": pc.cast(found["seq"], pa.int64()), **columns})
-    seqs, users = made["seq"].to_numpy(), _ranks(columns["user"])
+        is_last = pa.concat_arrays([pc.not_equal(responses[1:], responses[:-1]), pa.array([True])])
+        made = made if pc.all(is_last).as_py() else made.filter(is_last)
+    made = made.set_column(2, "seq", pc.cast(made["seq"], pa.int64()))
+    made = made.set_column(3, "user", _renamed(made["user"].combine_chunks(), renamed_annotators(db)))
+    seqs, users = made["seq"].to_numpy(), _ranks(made["user"].combine_chunks())
     order = np.lexsort((users, seqs))
     seqs, users = seqs[order], users[order]
     twice = np.flatnonzero((seqs[1:] == seqs[:-1]) & (users[1:] == users[:-1]))
@@ -129,8 +130,7 @@ class Answers(Mapping[int, list[StoredAnswer]]):
 
     def codes(self, name: str) -> tuple[list[str], Numbers]:
         """Return the different texts of a column that repeats them, and the place among them of each answer's text."""
-        column = self._columns[name]
-        return column.dictionary.to_pylist(), column.indices.to_numpy()
+        return codes(self.table[name])
 
     @property
     def _sizes(self) -> Numbers:
@@ -139,11 +139,7 @@ class Answers(Mapping[int, list[StoredAnswer]]):
     @cached_property
     def bodies(self) -> list[Mapping[str, Any]]:
         """The different values of answers, by their code."""
-        return [parse_values(body) for body in self._columns["body"].dictionary.to_pylist()]
-
-    @cached_property
-    def _columns(self) -> dict[str, pa.Array]:
-        return {name: self.table[name].combine_chunks() if self.table.num_rows else _encoded(self.table[name]) for name in _REPEATED}
+        return [parse_values(body) for body in self.codes("body")[0]]
 
     def _made(self, start: int, end: int) -> Iterator[StoredAnswer]:
         """Make the answers from one place in the table to another."""
@@ -174,17 +170,12 @@ class _Lists(ValuesView[list[StoredAnswer]]):
         return (given for _, given in self._mapping.items())
 
 
-def _encoded(column: pa.ChunkedArray) -> pa.DictionaryArray:
-    column = column.combine_chunks() if isinstance(column, pa.ChunkedArray) and column.num_chunks else pa.array([], pa.large_string())
-    return column if isinstance(column, pa.DictionaryArray) else column.dictionary_encode()
-
-
 def _renamed(users: pa.DictionaryArray, renamed: Mapping[str, str]) -> pa.DictionaryArray:
     """Return the users under their present names, of which two earlier ones may be the same."""
     names = [renamed.get(name, name) for name in users.dictionary.to_pylist()]
     present = list(dict.fromkeys(names))
-    codes = np.array([present.index(name) for name in names], np.int32)
-    return pa.DictionaryArray.from_arrays(pa.array(codes[users.indices.to_numpy()]), pa.array(present, pa.large_string()))
+    places = np.array([present.index(name) for name in names], np.int32)
+    return pa.DictionaryArray.from_arrays(pa.array(places[users.indices.to_numpy()]), pa.array(present, pa.large_string()))
 
 
 def _ranks(users: pa.DictionaryArray) -> Numbers:

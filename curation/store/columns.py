@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any
@@ -25,14 +25,17 @@ _SEPARATOR = "\x1f"
 """Unit separator of ASCII, which no stored text should hold. Rows whose texts do are read one by one."""
 
 
-def read_columns(db: sqlite3.Connection, table: str, columns: Sequence[str], *, order: Sequence[str]) -> pa.Table:
-    """Return columns of a table as texts; null where SQLite has NULL.
+def read_columns(
+    db: sqlite3.Connection, table: str, columns: Sequence[str], *, order: Sequence[str], repeated: Collection[str] = ()
+) -> pa.Table:
+    """Return columns of a table as texts, in one chunk; null where SQLite has NULL.
 
     Args:
         db: connection to workbench.db.
         table: a table, or a query in brackets.
         columns: names of columns, whose values are numbers or texts.
         order: columns by which the rows are ordered. By ranges of the first one, which is never NULL, the table is read.
+        repeated: columns with few different texts, which are returned as dictionaries.
     """
     names = [f"c{place}" for place in range(len(columns))]
     null = secrets.token_hex(8)  # in the place of NULL, which SQLite would leave out
@@ -49,15 +52,15 @@ def read_columns(db: sqlite3.Connection, table: str, columns: Sequence[str], *, 
                 shown = ", ".join(f"CAST({column} AS TEXT)" for column in columns)
                 lines = cursor.execute(f"SELECT {shown} FROM {table} {where} ORDER BY {ordered}", given).fetchall()
                 found = [pa.array(values, pa.large_string()) for values in zip(*lines, strict=True)]
-            parts.append(pa.table(found, names=names))
-    empty = pa.schema([(name, pa.large_string()) for name in names]).empty_table()
-    return pa.concat_tables(parts or [empty]).rename_columns(list(columns))
+            encoded = [one.dictionary_encode() if name in repeated else one for name, one in zip(columns, found, strict=True)]
+            parts.append(pa.table(encoded, names=names))
+    return pa.concat_tables(parts).unify_dictionaries().combine_chunks().rename_columns(list(columns))
 
 
-def encode(column: pa.ChunkedArray) -> tuple[list[str], Numbers]:
-    """Return the different texts of a column without nulls, and the place of each row's text among them."""
-    encoded = column.combine_chunks().dictionary_encode() if column.num_chunks else None
-    return ([], np.empty(0, np.int64)) if encoded is None else (encoded.dictionary.to_pylist(), encoded.indices.to_numpy().astype(np.int64))
+def codes(column: pa.ChunkedArray) -> tuple[list[str], Numbers]:
+    """Return the different texts of a repeated column, and the place of each row's text among them."""
+    encoded = column.combine_chunks()
+    return encoded.dictionary.to_pylist(), encoded.indices.to_numpy().astype(np.int64)
 
 
 def _ranges(cursor: sqlite3.Cursor, table: str, key: str) -> Iterator[tuple[str, tuple[object, ...]]]:
@@ -78,7 +81,7 @@ def _split(text: bytes, rows: int, null: str) -> pa.Array:
         return pa.array([], pa.large_string())
     whole = pa.LargeStringArray.from_buffers(1, pa.array([0, len(text)], pa.int64()).buffers()[1], pa.py_buffer(text))
     values = pc.split_pattern(whole, _SEPARATOR).values
-    return pc.if_else(pc.equal(values, null), pa.scalar(None, values.type), values)
+    return values if null.encode() not in text else pc.if_else(pc.equal(values, null), pa.scalar(None, values.type), values)
 
 
 @contextmanager

@@ -588,10 +588,11 @@ def sources_by_seq(db: sqlite3.Connection, how: str) -> list[tuple[int, str, int
 
 def list_ways(db: sqlite3.Connection) -> tuple[Numbers, Numbers, list[tuple[str, str]]]:
     """Return the seq of every origin of a row, oldest first, the number of the way in which it came about, and the ways: (how, source)."""
-    from curation.store.columns import encode, read_columns
+    from curation.store.columns import codes, read_columns
 
-    columns = read_columns(db, "(SELECT * FROM origins WHERE role = 'row')", ("seq", "how", "source"), order=("origin",))
-    (hows, how), (sources, source) = encode(columns["how"]), encode(columns["source"])
+    table, repeated = "(SELECT * FROM origins WHERE role = 'row')", ("how", "source")
+    columns = read_columns(db, table, ("seq", *repeated), order=("origin",), repeated=repeated)
+    (hows, how), (sources, source) = codes(columns["how"]), codes(columns["source"])
     seqs = columns["seq"].cast("int64").to_numpy()
     return seqs, how * len(sources) + source, [(how, source) for how in hows for source in sources]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,7 +82,9 @@ class Released:
     """Sketches, (rows, bands × bins) uint32."""
 
 
-def keep_sketches(workspace: Workspace, name: str, kind: Kind, rows: Sequence[Row], *, watermark: int, texts: Texts | None = None) -> None:
+def keep_sketches(
+    workspace: Workspace, name: str, kind: Kind, rows: Sequence[Row], *, watermark: int, texts: Callable[[int, int], Texts] | None = None
+) -> None:
     """Write the sketches of a snapshot's rows into the project's index, unless they are there.
 
     Args:
@@ -91,14 +93,14 @@ def keep_sketches(workspace: Workspace, name: str, kind: Kind, rows: Sequence[Ro
         kind: kind of the rows.
         rows: the released rows.
         watermark: highest seq in the workbench when the snapshot was made.
-        texts: of the rows, as dedup compares them; None reads them.
+        texts: returns the texts of a range of the rows, as dedup compares them; None reads them.
     """
     if workspace.project.dedup.index is None:
         return
     file = _sketch_file(workspace, name, kind)
     if file.is_file():
         return
-    texts = texts_for_dedup(workspace, (row.texts for row in rows)) if texts is None else texts
+    texts = texts or (lambda start, stop: texts_for_dedup(workspace, (row.texts for row in rows[start:stop])))
     ids = np.frombuffer(bytes.fromhex("".join([row.id for row in rows])), np.uint8).reshape(-1, 32)
     file.parent.mkdir(exist_ok=True)
     aside = file.with_name(f".{file.name}.{os.getpid()}")
@@ -112,7 +114,7 @@ def keep_sketches(workspace: Workspace, name: str, kind: Kind, rows: Sequence[Ro
             shape = {"descr": np.lib.format.dtype_to_descr(width), "fortran_order": False, "shape": (len(rows), bands[0] * bands[1])}
             np.lib.format.write_array_header_1_0(member, shape)
             for start in range(0, len(rows), _PART):
-                member.write(_sketched(workspace, texts[start : start + _PART]).data)
+                member.write(_sketched(workspace, texts(start, min(start + _PART, len(rows)))).data)
     aside.rename(file)
 
 

@@ -24,12 +24,13 @@ class RowColumns:
 
     kind: Kind
     table: pa.Table
-    """id, label, better; prompt, first and second (lists of messages; second of pairs alone); asked (the prompt as text)."""
+    """id, label, better; prompt, first and second (lists of messages; second of pairs alone); asked (the prompt as text, unless every
+    prompt is one turn, whose text it is)."""
 
     @property
     def prompts(self) -> pa.ChunkedArray:
         """The prompt of each row as `prompt_text` returns it."""
-        return self.table["asked"]
+        return self.table["asked"] if "asked" in self.table.column_names else _content_of(self.table["prompt"])
 
     @property
     def completions(self) -> pa.ChunkedArray:
@@ -56,8 +57,13 @@ class RowColumns:
 
 def read_columns(kind: Kind, rows: Sequence[Row]) -> RowColumns:
     """Parse the bodies of rows of one kind."""
-    parts = [_read_part(rows[start : start + _PART]) for start in range(0, len(rows), _PART)]
-    return RowColumns(kind, pa.concat_tables(parts or [_read_part(())]))
+    parts = [_read_part(rows[start : start + _PART]) for start in range(0, len(rows), _PART)] or [_read_part(())]
+    if all(part["asked"].equals(_content_of(part["prompt"])) for part in parts):
+        parts = [part.drop_columns("asked") for part in parts]  # the bytes are not kept twice
+    table = pa.concat_tables(parts)
+    del parts
+    # One chunk, so that rows are taken without a copy of all. Texts of 2 GB and more do not fit into one.
+    return RowColumns(kind, table.combine_chunks() if table.nbytes < 2**31 else table)
 
 
 def prompts_of(rows: Sequence[Row], held: Sequence[Row], columns: RowColumns) -> pa.ChunkedArray:
@@ -96,8 +102,7 @@ def _read_part(rows: Sequence[Row]) -> pa.Table:
         "label": pa.array([row.label for row in rows], pa.string()),
         "better": pa.array([row.better for row in rows], pa.int8()),
         "prompt": pa.ListArray.from_arrays(pa.array(sizes, pa.int32()), told),
-        # Where every prompt is one turn, its text is that turn's: the bytes are not kept twice.
-        "asked": (told.field("content") if len(prompts) == len(rows) else pa.array(asked, pa.large_string())).cast(pa.large_string()),
+        "asked": told.field("content").cast(pa.large_string()) if len(prompts) == len(rows) else pa.array(asked, pa.large_string()),
         "first": pa.ListArray.from_arrays(each, _messages(answers[0])),
     }
     if answers[1]:
