@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations, pairwise
+from itertools import accumulate, combinations, pairwise
 
 import numpy as np
 import pyarrow as pa
@@ -133,11 +133,15 @@ def part_rows(
             sides.setdefault(root, set()).add(split)
     # A cluster that already is in two splits gets none of them: its new rows are left out.
     chosen = {root: next(iter(held)) for root, held in sides.items() if len(held) == 1}
-    new = [root for root in np.unique(roots).tolist() if root not in sides]
-    chosen |= _fill(new, {root: pick_split(ids[root], shares) for root in new}, np.bincount(roots), shares, set(chosen.values()))
-    own = frozen or [None] * len(prompts)
-    assigned = [(own[n] or chosen.get(root), ids[root][:16]) for n, root in enumerate(roots.tolist())]
-    return Parted(assigned, cut, largest)
+    sizes = np.bincount(roots, minlength=len(prompts))
+    new = [root for root in np.flatnonzero(sizes).tolist() if root not in sides]
+    picked = dict(zip(new, pick_splits([ids[root] for root in new], shares), strict=True))
+    chosen |= _fill(new, picked, sizes, shares, set(chosen.values()))
+    clusters = [ids[root][:16] for root in roots.tolist()]
+    splits: list[str | None] = list(map(chosen.get, roots.tolist()))
+    if frozen:
+        splits = [own or split for own, split in zip(frozen, splits, strict=True)]
+    return Parted(list(zip(splits, clusters, strict=True)), cut, largest)
 
 
 def _fill(new: Sequence[int], picked: dict[int, str], sizes: Array, shares: Mapping[str, float], held: set[str]) -> dict[int, str]:
@@ -192,17 +196,16 @@ def find_across(
     )
 
 
-def pick_split(identity: str, shares: Mapping[str, float]) -> str:
-    """Return the split whose share of the unit interval the id's hash falls into."""
+def pick_splits(identities: Sequence[str], shares: Mapping[str, float]) -> list[str]:
+    """Return for each id the split whose share of the unit interval its hash falls into."""
     # By hash and not by position, so that rows that are added later do not move the others.
-    point = int.from_bytes(hashlib.sha256(b"split:" + identity.encode()).digest()[:8]) / 2**64
-    reached = 0.0
-    for split, share in shares.items():
-        reached += share
-        if point < reached:
-            return split
+    hashes = b"".join([hashlib.sha256(b"split:" + identity.encode()).digest()[:8] for identity in identities])
+    points = np.frombuffer(hashes, ">u8").astype(np.float64) / 2**64 if hashes else np.empty(0)
+    reached = np.array(list(accumulate(shares.values())))
     # The shares may add up to a little less than 1 in binary fractions.
-    return next(reversed([split for split, share in shares.items() if share > 0]))
+    last = max(n for n, share in enumerate(shares.values()) if share > 0)
+    names = [*shares, list(shares)[last]]
+    return [names[place] for place in np.searchsorted(reached, points, side="right").tolist()]
 
 
 @dataclass(frozen=True)

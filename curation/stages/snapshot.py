@@ -174,19 +174,32 @@ def snapshot(folder: Path, kind: Kind, *, name: str | None = None) -> StageResul
                 keep_sketches(workspace, path.name, kind, released.rows, watermark=records.last_seq(workspace.db))
             run.rows_out = len(released.rows)
             run.detail = {"kind": kind, "path": path.name, "stopped": Counter(stopped.values()), "left_out": separation.left_out}
-        manifest = read_manifest(path)
-        counts = {
-            "path": str(path), "digest": manifest.digest.root,
-            **{split: len(part) for split, part in splits.items()},
-            "stopped_at_last_gate": dict(Counter(stopped.values())), "left_out_of_splits": separation.left_out,
-            "across_splits": {"near_pairs": separation.near_pairs, "semantic_pairs": separation.semantic_pairs},
-            **_provenance_counts(manifest),
-        }  # fmt: skip
-        signer = read_signer(path)  # a snapshot that existed before may be signed
-        last = f"It is signed by {signer}." if signer else f"Next: {command('curate', 'sign', path)}"
-        warnings = manifest.provenance.warnings if manifest.provenance else ()
-        notes = [text for text in (*separation.notes(), note, *warnings, last) if text]
-        return StageResult("snapshot", run.rows_in, run.rows_out, counts, notes)
+        return _result(released, run, path, note, stopped)
+
+
+def _result(released: _Release, run: runs.Run, path: Path, note: str, stopped: Mapping[int, str]) -> StageResult:
+    """Return what the command prints.
+
+    Args:
+        released: the rows that left.
+        run: the finished run.
+        path: the snapshot's folder.
+        note: on a snapshot that was there before, or "".
+        stopped: the reason for each row that the last gate stopped.
+    """
+    manifest, separation = read_manifest(path), released.separation
+    counts = {
+        "path": str(path), "digest": manifest.digest.root,
+        **{split: len(part) for split, part in released.splits.items()},
+        "stopped_at_last_gate": dict(Counter(stopped.values())), "left_out_of_splits": separation.left_out,
+        "across_splits": {"near_pairs": separation.near_pairs, "semantic_pairs": separation.semantic_pairs},
+        **_provenance_counts(manifest),
+    }  # fmt: skip
+    signer = read_signer(path)  # a snapshot that existed before may be signed
+    last = f"It is signed by {signer}." if signer else f"Next: {command('curate', 'sign', path)}"
+    warnings = manifest.provenance.warnings if manifest.provenance else ()
+    notes = [text for text in (*separation.notes(), note, *warnings, last) if text]
+    return StageResult("snapshot", run.rows_in, run.rows_out, counts, notes)
 
 
 def _approved(state: ProjectState, kind: Kind) -> tuple[list[Row], Sample | None, Acceptance | None]:

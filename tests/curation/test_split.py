@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from curation.dedup.lsh import jaccard, shingle_hashes
 from curation.dedup.normalization import normalize
-from curation.split import find_across, part_rows, pick_split
+from curation.split import find_across, part_rows, pick_splits
 
 SHARES = {"train": 0.6, "validation": 0.2, "test": 0.2}
 LONG = "A {} year old patient comes in with shortness of breath on exertion, swollen ankles and a dry cough since {}."
@@ -98,14 +98,14 @@ def test_rows_that_come_later_change_nothing_for_those_before() -> None:
 
 
 def test_the_shares_are_reached_within_chance() -> None:
-    counts = Counter(pick_split(i, SHARES) for i in ids_of(20_000))
+    counts = Counter(pick_splits(ids_of(20_000), SHARES))
     assert {split: round(n / 20_000, 2) for split, n in counts.items()} == SHARES
 
 
 def test_a_share_of_nothing_gets_nothing() -> None:
     shares = {"train": 0.9, "validation": 0.1, "test": 0.0}
-    assert {pick_split(i, shares) for i in ids_of(5000)} == {"train", "validation"}
-    assert {pick_split(i, {"train": 0.0, "validation": 0.0, "test": 1.0}) for i in ids_of(100)} == {"test"}
+    assert set(pick_splits(ids_of(5000), shares)) == {"train", "validation"}
+    assert set(pick_splits(ids_of(100), {"train": 0.0, "validation": 0.0, "test": 1.0})) == {"test"}
 
 
 def test_no_rows_and_empty_prompts() -> None:
