@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -81,13 +81,13 @@ def measure(
     by_row: dict[str, dict[str, str]] = {}
     for rating in ratings:
         by_row.setdefault(rating.row, {})[rating.user] = rating.value
-    given = [(tuple(values.values()), (row,)) for row, values in by_row.items()]
+    given = [(tuple(values.values()), 1) for values in by_row.values()]
     return measure_rows(question, given, level=level, order=order, slice=slice, seed=seed)
 
 
 def measure_rows(
     question: str,
-    given: Sequence[tuple[tuple[str, ...], Collection[object]]],
+    given: Sequence[tuple[tuple[str, ...], int]],
     *,
     level: Level = "nominal",
     order: Sequence[str] = (),
@@ -98,7 +98,7 @@ def measure_rows(
 
     Args:
         question: its name.
-        given: values, and the rows that got them, each named once.
+        given: values, and the number of rows that got them.
         level: nominal, or ordinal with ORDER.
         order: ordinal values from low to high.
         slice: name of the slice that the values are of.
@@ -108,7 +108,7 @@ def measure_rows(
 
     kinds = Counter[tuple[str, ...]]()
     for several, rows in given:
-        kinds.update({several: len(rows)} if len(several) >= 2 else {})
+        kinds.update({several: rows} if len(several) >= 2 else {})
     used = {value for one in kinds for value in one}
     values = list(order) if level == "ordinal" else sorted(used)
     if unknown := sorted(used - set(values)):
@@ -123,10 +123,10 @@ def measure_rows(
     if len(used) < 2:
         return without(f"all {answers:,} answers are {next(iter(used))!r}")
     place = {value: at for at, value in enumerate(values)}
-    counts_of = {one: np.bincount([place[value] for value in one], minlength=len(values)).astype(float) for one in kinds}
-    # In the order of the rows' names, because the bootstrap draws rows by place.
-    ordered = sorted((str(row), one) for one, rows in given if len(one) >= 2 for row in rows)
-    alpha = _estimate(np.stack([counts_of[one] for _, one in ordered]), level, seed)
+    sizes = Counter[tuple[int, ...]]()
+    for one, n in kinds.items():
+        sizes[tuple(np.bincount([place[value] for value in one], minlength=len(values)).tolist())] += n
+    alpha = _estimate(sizes, level, seed)
     return Agreement(question, slice, level, n_rows, answers, alpha) if alpha else without("too few rows differ for an interval")
 
 
@@ -156,20 +156,27 @@ def measure_slices(
     return out
 
 
-def _estimate(counts: Array, level: Level, seed: int) -> Estimate | None:
-    """Return alpha with its interval from the counts of each value (rows by values)."""
+def _estimate(sizes: Mapping[tuple[int, ...], int], level: Level, seed: int) -> Estimate | None:
+    """Return alpha with its interval.
+
+    Args:
+        sizes: number of rows by the count of each value in a row. Resamples are drawn of these groups, which is the same as of rows.
+        level: of the values.
+        seed: of the bootstrap.
+    """
     import krippendorff
     import numpy as np
     from scipy.special import stdtrit  # scipy.stats takes a second to import
 
-    domain = list(range(counts.shape[1]))
-    value = float(krippendorff.alpha(value_counts=counts.astype(int), level_of_measurement=level, value_domain=domain))
-    n = len(counts)
+    # In an order that does not depend on that of the rows.
+    counts, rows = np.array(sorted(sizes)), np.array([sizes[one] for one in sorted(sizes)])
+    n, k = int(rows.sum()), counts.shape[1]
+    value = float(krippendorff.alpha(value_counts=np.repeat(counts, rows, axis=0), level_of_measurement=level, value_domain=list(range(k))))
     # A row of m answers adds its pairs of values, each with the weight 1 / (m - 1): the coincidence matrix is a sum over rows.
-    pairs = counts[:, :, None] * counts[:, None, :] - counts[:, :, None] * np.eye(counts.shape[1])
-    coincidences = (pairs / (counts.sum(axis=1) - 1)[:, None, None]).reshape(n, -1)
-    draws = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), DRAWS).astype(float)
-    resampled = alphas((draws @ coincidences).reshape(DRAWS, *pairs.shape[1:]), level)
+    pairs = counts[:, :, None] * counts[:, None, :] - counts[:, :, None] * np.eye(k)
+    coincidences = (pairs / (counts.sum(axis=1) - 1)[:, None, None]).reshape(len(counts), -1)
+    draws = np.random.default_rng(seed).multinomial(n, rows / n, DRAWS).astype(float)
+    resampled = alphas((draws @ coincidences).reshape(DRAWS, k, k), level)
     known = resampled[~np.isnan(resampled)]
     if len(known) < (1 - UNDEFINED) * DRAWS:
         return None

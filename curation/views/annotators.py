@@ -236,7 +236,7 @@ def _agreements(state: ProjectState, kinds: Sequence[Kind], answered: Sequence[A
         alike = [one for one in answered if one.rows[0].kind == kind]
         if not alike:
             continue
-        values = [(tuple(map(_value, one.given)), [row.seq for row in one.rows]) for one in alike]
+        values = [(tuple(map(_value, one.given)), len(one.rows)) for one in alike]
         first.append(measure_rows(QUESTIONS[kind], values))
         others += [measure(name, ratings, level=level, order=order) for name, (ratings, level, order) in _extra(state, kind).items()]
         decided = [Rating(str(row.seq), a.user, _value(a)) for one in alike for row in one.rows for a in one.given] if slices else []

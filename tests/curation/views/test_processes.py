@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -20,6 +21,16 @@ from curation.views.processes import beside, count_processes, in_processes
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are forked on Linux only")
+
+
+@pytest.fixture
+def alone(monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[threading.Thread]]:
+    """Hide the threads and libraries of tests before this one, which keep a stage from forking; returns what lists all threads."""
+    every = threading.enumerate
+    monkeypatch.setattr(threading, "enumerate", lambda: [threading.main_thread()])
+    for name in processes.THREADED:
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    return every
 
 
 def test_results_come_in_order_from_forked_processes_that_see_what_is_loaded() -> None:
@@ -46,9 +57,12 @@ def test_a_killed_process_is_an_error_that_says_what_to_do() -> None:
         list(in_processes(work, range(20), processes=2, what="curate screen"))
 
 
-def test_work_beside_this_process_gives_its_result_its_error_or_what_to_do_when_it_was_killed() -> None:
+def test_work_beside_this_process_gives_its_result_its_error_or_what_to_do_when_it_was_killed(
+    alone: Callable[[], list[threading.Thread]],
+) -> None:
+    before = alone()
     with beside(processes.FEW, what="curate snapshot") as start:
-        assert count_processes(processes.FEW) == len(os.sched_getaffinity(0)), "no thread keeps others from forking"
+        assert alone() == before, "no thread keeps others from forking"
         first, second, third = start(os.getpid), start(partial(int, "7")), start(partial(int, "x"))
         assert first() != os.getpid() and second() == 7
         with pytest.raises(ValueError, match="invalid literal"):
@@ -94,11 +108,9 @@ list(in_processes(work, range(4), processes=2, what="curate screen"))
     assert not [path.name for path in begun if _is_running(int(path.name))]
 
 
+@pytest.mark.usefixtures("alone")
 def test_nothing_is_forked_for_few_rows_on_one_core_or_beside_another_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2})
-    monkeypatch.setattr(threading, "enumerate", lambda: [threading.main_thread()])
-    for name in processes.THREADED:
-        monkeypatch.delitem(sys.modules, name, raising=False)
     assert count_processes(processes.FEW) == 3
     assert count_processes(processes.FEW - 1) == 1
     with monkeypatch.context() as patch:
