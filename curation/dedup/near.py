@@ -28,7 +28,21 @@ LIMIT = 500
 SHORT = 240
 # Short rows of one label up to which all are compared; above, those that share a band of their 3-code-point shingles.
 _ALL = 1000
+# Bytes from which a row gets a signature of so many bins more: its comparisons cost as much as hundreds of signatures.
+LONG, LONG_BINS = 2000, 1024
 _32, _LOW = np.uint64(32), np.uint64(0xFFFFFFFF)
+
+
+class LongSignatures(NamedTuple):
+    """Signatures of long rows: so many bins that a pair a little below the threshold is rejected without reading its texts."""
+
+    at: Array
+    """Place of each row in `bins`, -1 for a row without one; empty if no row has one."""
+    bins: Array
+    """(long rows, LONG_BINS) uint8, 0 for an empty bin."""
+
+
+NO_LONG = LongSignatures(np.empty(0, np.int32), np.empty((0, 0), np.uint8))
 
 
 class BandSketch(NamedTuple):
@@ -44,6 +58,7 @@ class BandSketch(NamedTuple):
     """Shingles of each row, repeated ones included."""
     signatures: Array
     """(rows, bytes) uint8."""
+    long: LongSignatures = NO_LONG
 
 
 class Places(NamedTuple):
@@ -61,6 +76,7 @@ class Places(NamedTuple):
     """(rows, words) bytes of the bins, eight to a word, and the bytes in which two rows must agree to be compared exactly."""
     fixed: int = 0
     """Places below this are always kept."""
+    long: LongSignatures = NO_LONG
 
 
 class Buckets(NamedTuple):
@@ -226,18 +242,29 @@ def read_firsts(
 
     rows, n = read_rows(texts), len(texts)
     codes, order = label_codes(labels, n), order_by_rank(n, rank)
-    least, size = 0, 0
+    least, size, long = 0, 0, NO_LONG
     if bands is None:
+        long = _room_for_long(rows.sizes)
         bands = choose_bands(rows, threshold=threshold, shingle=shingle, codes=codes)
         least, size = least_alike(threshold, bands)
     keys, counts, signatures = np.empty((bands[0], n), np.uint32), np.empty(n, np.int64), np.zeros((n, size), np.uint8)
     # One pass reads each text once, hashes it, and fills its band keys and signature.
-    keyed = read_by(band_keys, rows, BandSketch(shingle, bands, salts_of(codes), keys, counts, signatures))
+    keyed = read_by(band_keys, rows, BandSketch(shingle, bands, salts_of(codes), keys, counts, signatures, long))
     first = first_of_equal(keyed, codes, order)
     # Empty texts have no shingles; they are equal to one another and near nothing else.
     which = order[(first[order] == order) & (keyed.lengths[order] > 0)]
-    places = Places(which, counts[which], keyed.rows.raw, shingle, threshold, (signatures.view(np.uint64), least))
+    places = Places(which, counts[which], keyed.rows.raw, shingle, threshold, (signatures.view(np.uint64), least), long=long)
     return Firsts(keyed, first, order, codes[which], bands, keys, places)
+
+
+def _room_for_long(sizes: Array) -> LongSignatures:
+    """Allocate the signatures of the long rows."""
+    long = np.flatnonzero(sizes >= LONG)
+    if not len(long):
+        return NO_LONG
+    at = np.full(len(sizes), -1, np.int32)
+    at[long] = np.arange(len(long))
+    return LongSignatures(at, np.zeros((len(long), LONG_BINS), np.uint8))
 
 
 def roots_of(parent: Array) -> Array:

@@ -18,6 +18,8 @@ from curation.dedup.kernels.read import hash_shingles, prefetch, read_row, room_
 UNLIKE = -2.0
 # Code points compared together, and bytes of a cache line.
 _STEP, _LINE = 16, 64
+# Standard deviations below the floor at which the signatures of two long rows are rejected.
+_DEVIATIONS = 4.5
 _SEVENS, _EVEN, _FOUR = np.uint64(0x7F7F7F7F7F7F7F7F), np.uint64(0x00FF00FF00FF00FF), np.uint64(0x0001000100010001)
 
 
@@ -195,6 +197,25 @@ def may_be_alike(signatures, a, b):
 
 
 @njit(nogil=True, cache=True)
+def may_be_alike_long(a, b, floor):
+    """Return True unless the signatures of two long rows show that they are less similar than the floor.
+
+    Of the bins that are not empty in both, the share of equal ones estimates the similarity (one-permutation hashing: Li, Owen and
+    Zhang, 2012). A pair at the floor is rejected about three times in a million.
+
+    Args:
+        a: bytes of one row.
+        b: bytes of the other.
+        floor: least similarity of interest.
+    """
+    used, equal = 0, 0
+    for i in range(len(a)):
+        used += (a[i] | b[i]) != 0
+        equal += (a[i] == b[i]) & (a[i] != 0)
+    return equal >= floor * used - _DEVIATIONS * np.sqrt(floor * (1 - floor) * used)
+
+
+@njit(nogil=True, cache=True)
 def load_signature(place, places):
     """Load the signature of a place into the cache. Among a million rows each is some hundred nanoseconds away.
 
@@ -222,6 +243,10 @@ def compare_now(place, other, places, scratch):
     which, counts, rows, shingle, floor = places.which, places.counts, places.rows, places.shingle, places.floor
     if not may_be_alike(places.signatures, which[place], which[other]):
         return UNLIKE
+    if len(places.long.at):
+        one, two = places.long.at[which[place]], places.long.at[which[other]]
+        if one >= 0 and two >= 0 and not may_be_alike_long(places.long.bins[one], places.long.bins[two], floor):
+            return -1.0
     state = scratch.state
     if state[0] != place:
         n = read_row(rows, which[place], scratch.own)

@@ -279,6 +279,25 @@ def fill_last(hashes, count, bins, scratch):
 
 
 @njit(nogil=True, cache=True)
+def fill_long(hashes, count, bins, least):
+    """Write the signature of a long row by one-permutation hashing: every shingle goes to one bin, and bins may stay empty.
+
+    Args:
+        hashes: 64-bit hashes of the shingles.
+        count: number of shingles.
+        bins: low byte of the least value of each bin (1 in place of 0), 0 for an empty one; written.
+        least: working memory of the same size, uint32.
+    """
+    size = np.uint64(len(bins))
+    least[:] = _FREE
+    for i in range(count):
+        place = ((hashes[i] >> _32) * size) >> _32
+        least[place] = min(least[place], np.uint32(hashes[i] & _LOW))
+    for at in range(len(bins)):
+        bins[at] = np.uint8(0) if least[at] == _FREE else max(np.uint8(least[at]), np.uint8(1))
+
+
+@njit(nogil=True, cache=True)
 def pad(n):
     """Return the next multiple of `_PAD`."""
     return (n + _PAD - 1) // _PAD * _PAD
@@ -298,11 +317,11 @@ def band_keys(start, stop, which, rows, exact, lengths, sketch):
         sketch: `near.BandSketch`: the parameters, and the arrays to fill.
     """
     bands, width, salts = sketch.bands, sketch.shingle, sketch.salts
-    keys, counts, signatures = sketch.keys, sketch.counts, sketch.signatures
+    keys, counts, signatures, long_at, long_bins = sketch.keys, sketch.counts, sketch.signatures, sketch.long.at, sketch.long.bins
     length, few = room_for(longest_of(rows.sizes, which, start, stop)), min(signatures.shape[1], bands[0] * bands[1])
     codes, hashes = np.empty(length, np.uint32), np.empty(length, np.uint64)
     bins, mixed, scratch = np.empty(bands[0] * bands[1], np.uint64), np.empty(bands[0], np.uint64), new_scratch(bands[0] * bands[1])
-    short = np.empty(bands[0], np.uint32)
+    short, least = np.empty(bands[0], np.uint32), np.empty(long_bins.shape[1], np.uint32)
     for i in range(start, stop):
         row = which[i]
         n = read_row(rows, row, codes)
@@ -332,6 +351,8 @@ def band_keys(start, stop, which, rows, exact, lengths, sketch):
             keys[band, row] = short[band]
         for at in range(few):
             signatures[row, at] = np.uint8(bins[at])
+        if len(long_at) and long_at[row] >= 0:
+            fill_long(hashes, count, long_bins[long_at[row]], least)
 
 
 @njit(nogil=True, cache=True)

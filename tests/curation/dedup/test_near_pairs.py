@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import random
 import time
 from itertools import combinations
 
@@ -26,6 +27,7 @@ from curation.dedup import (
 )
 from curation.dedup.arrow_text import keyed_rows, read_rows
 from curation.dedup.lsh import RECALL, bands_for, choose_bands, found_at, least_alike
+from curation.dedup.near import LONG, LONG_BINS
 from tests.conftest import shared
 
 FULL = bool(os.environ.get("SEEDCORN_SOAK"))
@@ -240,6 +242,34 @@ def test_signatures_pass_what_is_alike_and_stop_what_is_not(threshold: float, ba
                 words[row, : len(bins)] = bins.astype(np.uint8)
             found[similarity] += may_be_alike((words.view(np.uint64), least), 0, 1)
     assert found[threshold] >= 599 and found[threshold - 0.3] <= 30
+
+
+@pytest.mark.parametrize("threshold", [0.5, 0.7, 0.95])
+def test_signatures_of_long_rows_pass_what_is_alike_and_stop_what_is_a_little_less(threshold: float) -> None:
+    from curation.dedup.kernels.compare import may_be_alike_long
+    from curation.dedup.kernels.sketch import fill_long
+
+    rng, found, least = np.random.default_rng(2), {threshold: 0, threshold - 0.12: 0}, np.empty(LONG_BINS, np.uint32)
+    for similarity in found:
+        for count in (1500, 3000, 30_000) * 30:  # shared of all shingles, the rest on either side; with 1,500 many bins are empty
+            union = rng.integers(0, 2**64, count, dtype=np.uint64)
+            shared, pair = int(np.ceil(similarity * count)), np.zeros((2, LONG_BINS), np.uint8)
+            for row, mine in enumerate((np.r_[union[:shared], union[shared::2]], np.r_[union[:shared], union[shared + 1 :: 2]])):
+                fill_long(np.repeat(mine, 2), 2 * len(mine), pair[row], least)
+            found[similarity] += may_be_alike_long(pair[0], pair[1], threshold)
+    assert found[threshold] == 90 and found[threshold - 0.12] <= 10
+
+
+def test_long_rows_have_the_drops_that_comparing_every_candidate_gives() -> None:
+    rng, texts = random.Random(4), list[str]()
+    for _ in range(20):
+        words = [f"{rng.randrange(16**6):06x}" for _ in range(600)]
+        for share in (0.0, 0.02, 0.05, 0.06, 0.08, 0.1, 0.15):
+            texts.append(" ".join(f"{rng.randrange(16**6):06x}" if rng.random() < share else word for word in words))
+    # With given bands every candidate is compared, whatever the signatures say.
+    expected = find_near(texts, bands=(64, 3))
+    assert min(map(len, texts)) > LONG and 40 < expected.num_rows < 110
+    assert find_near(texts).to_pylist() == expected.to_pylist()
 
 
 def test_arrow_in_any_shape_gives_what_a_list_gives() -> None:
