@@ -8,7 +8,7 @@ what is wrong with it.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,13 @@ _ROWS = 10_000
 """Rows whose JSON is in memory at a time."""
 
 
-def plain_leaves(tables: Mapping[str, pa.Table], kind: Kind, *, schema: pa.Schema, hashed: bool = True) -> dict[str, list[bytes]] | None:
+Each = Callable[[Callable[[tuple[str, int]], list[bytes] | None], Iterable[tuple[str, int]]], Iterable[list[bytes] | None]]
+"""`map`, or what does the same on several cores."""
+
+
+def plain_leaves(
+    tables: Mapping[str, pa.Table], kind: Kind, *, schema: pa.Schema, hashed: bool = True, each: Each = map
+) -> dict[str, list[bytes]] | None:
     """Return the leaf of each row by split, or None unless every row is plainly the record of its id, once, in the order of ids.
 
     Args:
@@ -31,22 +37,32 @@ def plain_leaves(tables: Mapping[str, pa.Table], kind: Kind, *, schema: pa.Schem
         kind: of the rows.
         schema: the columns that a snapshot of this kind has.
         hashed: False to check the rows only, and return no leaves.
+        each: calls a function for each part of the rows, in order.
     """
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    leaves: dict[str, list[bytes]] = {}
-    for split, table in tables.items():
+    for table in tables.values():
         if not table.schema.equals(schema):
             return None
-        ids, found = table.column("id").combine_chunks(), list[bytes]()
+        ids = table.column("id").combine_chunks()
         if ids.null_count or (len(ids) > 1 and not pc.all(pc.less(ids[:-1], ids[1:])).as_py()):
             return None
-        for batch in table.to_batches(max_chunksize=_ROWS):
+
+    def leaves_from(part: tuple[str, int]) -> list[bytes] | None:
+        found = list[bytes]()
+        for batch in tables[part[0]].slice(part[1], _ROWS).to_batches():
             if (some := _leaves_of(batch, kind, hashed=hashed) if batch.num_rows else []) is None:
                 return None
             found += some
-        leaves[split] = found
+        return found
+
+    leaves: dict[str, list[bytes]] = {split: [] for split in tables}
+    parts = [(split, start) for split, table in tables.items() for start in range(0, table.num_rows, _ROWS)]
+    for (split, _), own in zip(parts, each(leaves_from, parts), strict=True):
+        if own is None:
+            return None
+        leaves[split] += own
     every = pa.chunked_array([chunk for table in tables.values() for chunk in table.column("id").chunks], pa.string())
     return leaves if pc.count_distinct(every).as_py() == len(every) else None
 

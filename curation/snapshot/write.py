@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from curation.errors import RowError, SnapshotError
 from curation.records import Kind
-from curation.snapshot.columns import plain_leaves
+from curation.snapshot.columns import Each, plain_leaves
 from curation.snapshot.digest import COLUMNS, kind_of, leaf_of, read_rows_of, record_of, root_of
 from curation.snapshot.manifest import CARD, CROISSANT, MANIFEST, SPLITS, Manifest, SnapshotDraft
 
@@ -184,9 +184,9 @@ def sync_tree(path: Path) -> None:
         sync_folder(Path(parent))
 
 
-def check_rows(tables: Mapping[str, pa.Table], kind: Kind) -> str:
+def check_rows(tables: Mapping[str, pa.Table], kind: Kind, *, each: Each = map) -> str:
     """Check that every row is a record under its own id, rows are sorted by id, and no id occurs twice; return the content digest."""
-    plain = plain_leaves(tables, kind, schema=schema_of(kind))
+    plain = plain_leaves(tables, kind, schema=schema_of(kind), each=each)
     return root_of(plain if plain is not None else _check_each(tables, kind), kind)
 
 
@@ -210,13 +210,14 @@ def _check_each(tables: Mapping[str, pa.Table], kind: Kind) -> dict[str, list[by
     return leaves
 
 
-def check_splits(splits: Mapping[str, pa.Table], kind: Kind) -> CheckedSplits:
+def check_splits(splits: Mapping[str, pa.Table], kind: Kind, *, each: Each = map) -> CheckedSplits:
     """Bring the rows into canonical order and types, check every one, and compute their digest.
 
     Args:
         splits: instruction rows have prompt, completion, id, label; preference rows prompt, chosen, rejected, id.
             train and validation must have rows.
         kind: of the rows.
+        each: calls a function for each part of the rows, in order (`columns.plain_leaves`).
 
     Raises:
         SnapshotError: a row is not valid, or a split is empty.
@@ -231,7 +232,7 @@ def check_splits(splits: Mapping[str, pa.Table], kind: Kind) -> CheckedSplits:
                 "would be empty; training stops early on the validation loss, so both need rows",
                 "approve more records, or raise the share of validation in project.yaml",
             )
-    return CheckedSplits(kind, tables, check_rows(tables, kind))
+    return CheckedSplits(kind, tables, check_rows(tables, kind, each=each))
 
 
 def _filled(tables: Mapping[str, pa.Table]) -> dict[str, pa.Table]:

@@ -70,7 +70,7 @@ from curation.views.decisions import decide_all
 from curation.views.description import in_brief, leaving_to_describe, main_language
 from curation.views.pairs import frozen_pairs
 from curation.views.prior_snapshots import keep_sketches
-from curation.views.processes import beside
+from curation.views.processes import beside, count_processes, in_processes
 from curation.views.protected import ProtectedItems, load_protected
 from curation.views.provenance import governing_license, models_of, sources_of, stages_of, teachers_of
 from curation.views.quality import Acceptance
@@ -167,7 +167,8 @@ def snapshot(folder: Path, kind: Kind, *, name: str | None = None) -> StageResul
                 released = replace(released, certificate=_certify(released, accepted, about))
             texts, tables = _take(columns, rows, released, workspace.project.dedup.text)
             del columns, rows, leaving  # of a million rows half a gigabyte
-            checked = check_splits(tables, kind)
+            processes = count_processes(len(released.rows))
+            checked = check_splits(tables, kind, each=partial(in_processes, processes=processes, what="curate snapshot"))
             del tables
             path, note = _find_or_write(state, released, about, checked, texts)
             if path.name not in known:  # dedup itself rebuilds the sketches of a snapshot that existed before
@@ -204,6 +205,7 @@ def _result(released: _Release, run: runs.Run, path: Path, note: str, stopped: M
 
 def _approved(state: ProjectState, kind: Kind) -> tuple[list[Row], Sample | None, Acceptance | None]:
     """Return the approved rows of a kind, its review sample, and what the certificate follows from."""
+    state.read_rows_and_answers()
     decided = decide_all(state)
     better = {decision.seq: decision.better for decision in decided.decisions if decision.verdict == "approved"}
     rows = [row for row in state.rows[kind] if row.seq in better]

@@ -8,6 +8,7 @@ sum of scores for each row costs a fifth of reading every score. A state does no
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, Literal
@@ -22,7 +23,7 @@ from curation.plan import Cell
 from curation.quality.policy import Policy
 from curation.records import KINDS, Kind, PairRecord, candidates_of, record_id
 from curation.store import facts, records, reviews, runs
-from curation.store.database import Database
+from curation.store.database import Database, open_store
 from curation.store.facts import Finding, StoredOverride
 from curation.store.records import Row
 from curation.store.reviews import StoredAnswer
@@ -244,11 +245,13 @@ class ProjectState:
         by_kind: dict[str, int] = {kind: review.overlap_of(kind) for kind in KINDS}
         return Policy(review.policy, review.largest_overlap, review.margin, by_kind)
 
-    def _read_answers(self, table: reviews.Table, *, excluded: bool) -> Answers:
+    def _read_answers(self, table: reviews.Table, *, excluded: bool, db: Database | None = None) -> Answers:
         from curation.store.answers import load_answers
 
-        out = reviews.present_names(self.db, self.project.review.exclude)
-        return load_answers(self.db, table).of(out, excluded=not excluded)
+        db = db or self.db
+        out = reviews.present_names(db, self.project.review.exclude)
+        found = load_answers(db, table)
+        return found.of(out, excluded=not excluded) if out or excluded else found
 
     def _submitted(self, answers: Mapping[int, Sequence[StoredAnswer]]) -> list[GivenAnswer]:
         return [
@@ -339,6 +342,18 @@ class ProjectState:
         other.__dict__.update({name: value for name, value in self.__dict__.items() if name not in ("workspace", "policy")})
         other._findings = dict(self._findings)
         return other
+
+    def read_rows_and_answers(self) -> None:
+        """Read the rows while another thread reads the answers, which SQLite and Arrow do without Python's lock."""
+
+        def read() -> Answers:
+            with open_store(self.workspace.folder) as db:  # a connection belongs to its thread
+                return self._read_answers("answers", excluded=False, db=db)
+
+        with ThreadPoolExecutor(1) as pool:
+            reading = pool.submit(read)
+            _ = self.rows
+            self.__dict__["answers"] = reading.result()
 
     def forget_answers(self) -> None:
         """Free the answers, which take a gigabyte for a million rows with two each. They are read again where they are needed again."""
