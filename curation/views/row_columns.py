@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
-import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.json as pj
 
 from curation.records import Kind
 from curation.snapshot.write import schema_of
 from curation.store.records import Row
 
-_PART = 20_000
-"""Rows parsed at a time: as Python values they take several times the size of the columns."""
+_PART, _BYTES = 20_000, 64_000_000
+"""Rows, and bytes of their bodies, that are parsed at a time."""
+_TURN = pa.struct([("role", pa.string()), ("content", pa.string())])
 
 
 @dataclass(frozen=True)
@@ -56,14 +59,26 @@ class RowColumns:
 
 
 def read_columns(kind: Kind, rows: Sequence[Row]) -> RowColumns:
-    """Parse the bodies of rows of one kind."""
-    parts = [_read_part(rows[start : start + _PART]) for start in range(0, len(rows), _PART)] or [_read_part(())]
+    """Parse the bodies of rows of one kind, on all cores."""
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:  # Arrow parses without Python's lock
+        parts = list(pool.map(partial(_read_part, kind), _in_parts(rows)))
     if all(part["asked"].equals(_content_of(part["prompt"])) for part in parts):
         parts = [part.drop_columns("asked") for part in parts]  # the bytes are not kept twice
     table = pa.concat_tables(parts)
     del parts
     # One chunk, so that rows are taken without a copy of all. Texts of 2 GB and more do not fit into one.
     return RowColumns(kind, table.combine_chunks() if table.nbytes < 2**31 else table)
+
+
+def _in_parts(rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
+    """Yield the rows in parts of some thousand rows and some megabytes, at least one."""
+    start = size = 0
+    for end, row in enumerate(rows):
+        if end - start == _PART or size > _BYTES:
+            yield rows[start:end]
+            start, size = end, 0
+        size += len(row.body)
+    yield rows[start:]
 
 
 def prompts_of(rows: Sequence[Row], held: Sequence[Row], columns: RowColumns) -> pa.ChunkedArray:
@@ -81,38 +96,34 @@ def prompts_of(rows: Sequence[Row], held: Sequence[Row], columns: RowColumns) ->
     return texts if len(rows) == len(texts) == len(held) else texts.take(pa.array([place[row.seq] for row in rows], pa.int64()))
 
 
-def _read_part(rows: Sequence[Row]) -> pa.Table:
-    asked, prompts, sizes = list[str](), list[dict[str, Any]](), [0]
-    answers: tuple[list[dict[str, Any]], list[dict[str, Any]]] = ([], [])
-    for row in rows:
-        content = orjson.loads(row.body)
-        prompt = content["prompt"]
-        prompts += prompt
-        sizes.append(len(prompts))
-        # As `records.read_texts` reads it.
-        asked.append(prompt[0]["content"] if len(prompt) == 1 else "\n\n".join([m["content"] for m in prompt if m["role"] == "user"]))
-        if row.kind == "instruction":
-            answers[0].append(content["completion"])
-        else:
-            for side, answer in zip(answers, content["completions"], strict=True):
-                side.append(answer)
-    told, each = _messages(prompts), pa.array(range(len(rows) + 1), pa.int32())
+def _read_part(kind: Kind, rows: Sequence[Row]) -> pa.Table:
     columns = {
         "id": pa.array([row.id for row in rows], pa.string()),
         "label": pa.array([row.label for row in rows], pa.string()),
         "better": pa.array([row.better for row in rows], pa.int8()),
-        "prompt": pa.ListArray.from_arrays(pa.array(sizes, pa.int32()), told),
-        "asked": told.field("content").cast(pa.large_string()) if len(prompts) == len(rows) else pa.array(asked, pa.large_string()),
-        "first": pa.ListArray.from_arrays(each, _messages(answers[0])),
     }
-    if answers[1]:
-        columns["second"] = pa.ListArray.from_arrays(each, _messages(answers[1]))
+    field, of = ("completion", _TURN) if kind == "instruction" else ("completions", pa.list_(_TURN))
+    schema, bodies = pa.schema([("prompt", pa.list_(_TURN)), (field, of)]), b"\n".join([row.body for row in rows])
+    if rows:
+        parsing = pj.ParseOptions(explicit_schema=schema, newlines_in_values=True, unexpected_field_behavior="ignore")
+        reading = pj.ReadOptions(use_threads=False, block_size=len(bodies) + 1)
+        parsed = pj.read_json(pa.BufferReader(bodies), read_options=reading, parse_options=parsing).combine_chunks()
+    else:
+        parsed = schema.empty_table()
+    prompt, answers = (parsed[name].combine_chunks() for name in ("prompt", field))
+    is_plain = pc.all(pc.equal(pc.list_value_length(prompt), 1), min_count=0).as_py()
+    columns["prompt"] = prompt
+    columns["asked"] = (
+        pc.list_flatten(prompt).field("content").cast(pa.large_string())
+        if is_plain
+        else pa.array([row.prompt for row in rows], pa.large_string())
+    )
+    each = pa.array(range(len(rows) + 1), pa.int32())
+    if kind == "instruction":
+        columns["first"] = pa.ListArray.from_arrays(each, answers)
+    else:
+        columns["first"], columns["second"] = (pa.ListArray.from_arrays(each, pc.list_element(answers, side)) for side in (0, 1))
     return pa.table(columns)
-
-
-def _messages(turns: Sequence[dict[str, Any]]) -> pa.StructArray:
-    columns = [pa.array([turn.get(name) for turn in turns], pa.string()) for name in ("role", "content")]
-    return pa.StructArray.from_arrays(columns, names=["role", "content"])
 
 
 def _content_of(column: pa.ChunkedArray) -> pa.ChunkedArray:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 from curation.records import Kind, Message, Record, identify, make_instruction, make_pair, parse_record
-from curation.snapshot.write import schema_of
+from curation.snapshot.write import check_rows, schema_of
 from curation.store.records import Row
 from curation.views.row_columns import prompts_of, read_columns
 
@@ -40,6 +41,35 @@ def test_texts_are_those_of_the_rows(kind: Kind, turns: bool) -> None:
     assert columns.for_dedup("prompt").to_pylist() == [row.prompt for row in rows]
     assert columns.for_dedup("completion").to_pylist() == [row.completion for row in rows]
     assert columns.for_dedup("both").to_pylist() == [f"{row.prompt}\n\n{row.completion}" for row in rows]
+
+
+ODD = [
+    "\0",
+    "a\x1fb\n\t\r",
+    'a "quoted" \\ text',
+    "\u2028\u2029",
+    "𝔘𝔫𝔦 👩‍👩‍👧",
+    "2026-11-27T10:00:00Z",
+    "123",
+    "null",
+    "é" * 9_000,
+    "{}",
+    "\x7f",
+]
+
+
+@pytest.mark.parametrize("kind", ["instruction", "preference"])
+def test_any_text_is_read_as_it_is_in_parts_of_any_size(kind: Kind, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Arrow parses the bodies, and must read them as orjson does, which read them when they were checked."""
+    monkeypatch.setattr("curation.views.row_columns._PART", 4)
+    monkeypatch.setattr("curation.views.row_columns._BYTES", 10_000)
+    records: list[Record] = [make_instruction(f"{text}{n}", text, label=text) for n, text in enumerate(ODD)]
+    if kind == "preference":
+        records = [make_pair((Message(role="user", content=text),), text, f"{text}{n}")[0] for n, text in enumerate(ODD)]
+    rows = [row_of(seq, record, 0) for seq, record in enumerate(records, 1)]
+    columns = read_columns(kind, rows)
+    assert columns.for_dedup("both").to_pylist() == ["\n\n".join(row.texts) for row in rows]
+    check_rows({"train": columns.snapshot_rows(pc.sort_indices(columns.table["id"]))}, kind)
 
 
 @pytest.mark.parametrize("kind", ["instruction", "preference"])
