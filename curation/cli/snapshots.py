@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from argilla_setup.command_line import echo
-from curation.cli.app import Folder, Json, Key, PrivateKey, Reason, SnapshotFolder, app, print_values
+from curation.cli.app import Folder, Json, Key, PrivateKey, Reason, SnapshotFolder, app, print_values, progress_bar
 from curation.cli.output import print_result
 from curation.formats.export import EXPORT_FORMATS
 
@@ -23,7 +23,9 @@ def snapshot(
     """Write the approved rows as an immutable snapshot. Example: curate snapshot my-project --kind instruction"""
     from curation.stages.snapshot import snapshot as run_stage
 
-    print_result(run_stage(folder, kind, name=name), as_json)
+    with progress_bar(as_json) as progress:
+        result = run_stage(folder, kind, name=name, progress=progress)
+    print_result(result, as_json)
 
 
 @app.command(rich_help_panel="Freeze")

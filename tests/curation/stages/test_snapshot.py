@@ -64,6 +64,14 @@ def test_a_protected_set_that_came_later_gives_the_same_rows_a_next_version(gard
     assert known(garden) == [f"snapshots/{path_of(s).name}" for s in (first, second)]
 
 
+def test_the_progress_names_each_step_in_order(garden: Bed) -> None:
+    seen: list[tuple[str, int, int, str]] = []
+    stages.snapshot(garden.folder, "instruction", progress=lambda *now: seen.append(now))
+    assert [words for *_, words in seen] == ["verdicts", "last gate", "splits", "manifest", "digest", "files"]
+    shares = [done for _, done, _, _ in seen]
+    assert shares == sorted(shares) and shares[0] == 0 and shares[-1] < 100 and {total for _, _, total, _ in seen} == {100}
+
+
 def test_the_manifest_counts_the_rows_that_the_screen_dropped_by_protected_set(garden: Bed) -> None:
     leaked = garden.rows()[0].record.prompt[-1].content
     (garden.folder / "protected" / "eval.jsonl").write_text(json.dumps({"q": leaked}) + "\n")
