@@ -240,9 +240,23 @@ def compare_now(place, other, places, scratch):
         places: `near.Places`.
         scratch: `Scratch` with room for both.
     """
-    which, counts, rows, shingle, floor = places.which, places.counts, places.rows, places.shingle, places.floor
-    if not may_be_alike(places.signatures, which[place], which[other]):
+    # Nothing else is taken from `places` before: every access to an array of a NamedTuple changes a reference count.
+    if not may_be_alike(places.signatures, places.which[place], places.which[other]):
         return UNLIKE
+    return compare_texts(place, other, places, scratch)
+
+
+@njit(nogil=True, cache=True)
+def compare_texts(place, other, places, scratch):
+    """Return the similarity of two places, -1 below the floor.
+
+    Args:
+        place: as for `compare_now`.
+        other: the place to compare it with.
+        places: `near.Places`.
+        scratch: `Scratch` with room for both.
+    """
+    which, counts, rows, shingle, floor = places.which, places.counts, places.rows, places.shingle, places.floor
     if len(places.long.at):
         one, two = places.long.at[which[place]], places.long.at[which[other]]
         if one >= 0 and two >= 0 and not may_be_alike_long(places.long.bins[one], places.long.bins[two], floor):
