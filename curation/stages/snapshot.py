@@ -70,7 +70,7 @@ from curation.views.decisions import decide_all
 from curation.views.description import in_brief, leaving_to_describe, main_language
 from curation.views.pairs import frozen_pairs
 from curation.views.prior_snapshots import keep_sketches
-from curation.views.processes import beside, count_processes, in_processes
+from curation.views.processes import count_processes, in_background, in_processes
 from curation.views.protected import ProtectedItems, load_protected
 from curation.views.provenance import governing_license, models_of, sources_of, stages_of, teachers_of
 from curation.views.quality import Acceptance
@@ -132,7 +132,7 @@ def snapshot(folder: Path, kind: Kind, *, name: str | None = None, progress: Pro
     with (
         open_workspace(folder) as workspace,
         hold_lock(workspace.db, "snapshot"),
-        beside(records.last_seq(workspace.db), what="curate snapshot") as start,
+        in_background(records.last_seq(workspace.db), what="curate snapshot") as start,
     ):
         if stale := find_stale(workspace, ("dedup", "screen")):
             fact = f"would use old findings: {stale[0].stage} is stale ({stale[0].why})"

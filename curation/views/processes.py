@@ -85,8 +85,8 @@ def in_processes(
 
 
 @contextmanager
-def beside(rows: int, *, what: str) -> Iterator[Callable[[Callable[[], Result]], Callable[[], Result]]]:
-    """Yield a function that starts work in a process beside this one, and returns a function that waits for the result.
+def in_background(rows: int, *, what: str) -> Iterator[Callable[[Callable[[], Result]], Callable[[], Result]]]:
+    """Yield a function that starts work in another process, and returns a function that waits for the result.
 
     The process is forked at once, while this one is small. Where a fork does not pay, the work is done when its result is wanted.
 

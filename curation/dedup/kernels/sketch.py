@@ -332,8 +332,8 @@ def band_keys(start, stop, which, rows, exact, lengths, sketch):
         counts[row] = count
         # The shingles with their places are the text.
         key = np.uint64(n)
-        for i in range(count):
-            key += hashes[i] * np.uint64(2 * i + 1)
+        for at in range(count):
+            key += hashes[at] * np.uint64(2 * at + 1)
         exact[row] = mix(key)
         fill_bins(hashes, count, bins, scratch)
         # The salt is the row's label: rows with different labels never share a key.

@@ -17,7 +17,7 @@ import pytest
 from curation.errors import ProjectError
 from curation.store.database import HEARTBEAT
 from curation.views import processes
-from curation.views.processes import beside, count_processes, in_processes
+from curation.views.processes import count_processes, in_background, in_processes
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are forked on Linux only")
@@ -61,7 +61,7 @@ def test_work_beside_this_process_gives_its_result_its_error_or_what_to_do_when_
     alone: Callable[[], list[threading.Thread]],
 ) -> None:
     before = alone()
-    with beside(processes.FEW, what="curate snapshot") as start:
+    with in_background(processes.FEW, what="curate snapshot") as start:
         assert alone() == before, "no thread keeps others from forking"
         first, second, third = start(os.getpid), start(partial(int, "7")), start(partial(int, "x"))
         assert first() != os.getpid() and second() == 7
@@ -71,7 +71,7 @@ def test_work_beside_this_process_gives_its_result_its_error_or_what_to_do_when_
         killed = start(partial(signal.raise_signal, signal.SIGKILL))
         with pytest.raises(ProjectError, match=r"curate snapshot: lost a process .*run again"):
             killed()
-    with beside(10, what="curate snapshot") as start:
+    with in_background(10, what="curate snapshot") as start:
         assert start(os.getpid)() == os.getpid()
 
 
