@@ -6,12 +6,13 @@ import hashlib
 import json
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from curation import api as stages
 from curation.config.project import load_project
@@ -20,6 +21,8 @@ from curation.store import facts, records, reviews
 from curation.store.database import open_store
 from curation.store.reviews import StoredAnswer
 from curation.template import name_of, write_template
+from tests.conftest import ROOT
+from tests.support import zygote
 
 BRIEF = "Answer gardening questions for beginners in two sentences."
 
@@ -58,12 +61,25 @@ class Bed:
 
 @contextmanager
 def standin(folder: Path, log: Path) -> Iterator[Bed]:
+    """Run a mock provider for a project, forked: alone, its imports take a second."""
     grounding = load_project(folder).plan.grounding
-    process.start(folder, table=folder / grounding.table if grounding else None, seed=7, log=log)
+    with mock.patch.object(process.subprocess, "Popen", _forked):
+        process.start(folder, table=folder / grounding.table if grounding else None, seed=7, log=log)
     try:
         yield Bed(folder, log)
     finally:
         process.stop(folder)
+
+
+_POPEN = process.subprocess.Popen
+
+
+def _forked(command: Sequence[str], **options: Any) -> Any:
+    """Start a mock provider forked, and anything else (the forking process itself) as it is."""
+    if command[1:3] != ["-m", "curation.simulation"]:
+        return _POPEN(command, **options)
+    out = options["stdout"]
+    return zygote.start("curation", command[3:], stdout=out, stderr=out, cwd=ROOT, program="curation.simulation")
 
 
 NAME = "name-of-the-project"

@@ -33,10 +33,10 @@ def stale(folder: Path) -> dict[str, str]:
         return {one.stage: one.why for one in find_stale(workspace)}
 
 
-@pytest.fixture
-def garden(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def grown(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Twenty imported rows, approved, after every gate; with a protected set, an earlier snapshot's stand-in of a table, and a check."""
-    folder = blank(tmp_path / "garden")
+    folder = blank(tmp_path_factory.mktemp("grown") / "garden")
     import_plain(folder, 20)
     (folder / "eval.jsonl").write_text(json.dumps({"question": "What is the boiling point of water at sea level?"}) + "\n")
     (folder / "words.csv").write_text("word\nAnswer\n")
@@ -50,6 +50,12 @@ def garden(tmp_path: Path) -> Path:
     stages.decide(folder)
     stages.describe(folder)
     return folder
+
+
+@pytest.fixture
+def garden(grown: Path, tmp_path: Path) -> Path:
+    """A copy of it."""
+    return shutil.copytree(grown, tmp_path / "garden")
 
 
 def append(folder: Path, name: str, line: str) -> None:
