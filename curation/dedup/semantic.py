@@ -6,7 +6,6 @@ known nearest neighbours measures its recall; if it is too low, every pair is co
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -16,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from curation.dedup.arrow_text import Array, Texts, keyed_rows
+from curation.dedup.arrow_text import Array, Texts, keyed_rows, thread_count
 from curation.dedup.normalization import checked_length
 from curation.dedup.resolve import MEASURES, Decided, drop_table, first_of_equal, label_codes, order_by_rank
 
@@ -90,7 +89,7 @@ def _pairs_in(vectors: Array, members: Array, probed: Array, threshold: float) -
         for begin in range(probe_ends[cell], probe_ends[cell + 1], _BLOCK)
     ]
     # One thread per block: several threads in one small product mostly wait for one another.
-    with threadpool_limits(1, "blas"), ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+    with threadpool_limits(1, "blas"), ThreadPoolExecutor(thread_count()) as pool:
         for at in range(0, len(blocks), _AT_ONCE):
             yield from pool.map(partial(_pairs_of, vectors, threshold), blocks[at : at + _AT_ONCE])
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.json as pj
 
+from curation.dedup.arrow_text import thread_count
 from curation.records import Kind
 from curation.snapshot.write import schema_of
 from curation.store.records import Row
@@ -60,7 +60,7 @@ class RowColumns:
 
 def read_columns(kind: Kind, rows: Sequence[Row]) -> RowColumns:
     """Parse the bodies of rows of one kind, on all cores."""
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:  # Arrow parses without Python's lock
+    with ThreadPoolExecutor(thread_count()) as pool:  # Arrow parses without Python's lock
         parts = list(pool.map(partial(_read_part, kind), _in_parts(rows)))
     if all(part["asked"].equals(_content_of(part["prompt"])) for part in parts):
         parts = [part.drop_columns("asked") for part in parts]  # the bytes are not kept twice

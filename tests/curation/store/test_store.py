@@ -183,6 +183,19 @@ def test_vectors_are_found_by_their_text(db: Database) -> None:
     assert facts.load_vectors(db, "another", ["a"]) == {}
 
 
+@pytest.mark.parametrize("n", [1, 3, 4, 8])
+def test_few_vectors_are_looked_up_and_many_are_scanned_with_the_same_result(db: Database, n: int) -> None:
+    made = {str(place): str(place).encode() * 4 for place in range(8)}
+    facts.add_vectors(db, "model", made)
+    facts.add_vectors(db, "another", dict.fromkeys(made, b"0000"))
+    wanted, statements = list(made)[:n], list[str]()
+    db.set_trace_callback(statements.append)
+    found = facts.load_vectors(db, "model", [*wanted, "not there"])
+    db.set_trace_callback(None)
+    assert found == {text: made[text] for text in wanted}
+    assert any(" IN (" in statement for statement in statements) == (2 * (n + 1) < 16)
+
+
 def test_erase_takes_the_text_and_leaves_a_tombstone(tmp_path: Path) -> None:
     pair, better = make_pair((Message(role="user", content=SECRET),), "See a doctor.", f"{SECRET}, so what.")
     record = make_instruction(SECRET, "See a doctor.")
