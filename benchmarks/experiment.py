@@ -33,8 +33,8 @@ from curation import api
 from curation.simulation.annotators import ADJUDICATOR, Annotator, ReviewRates
 from curation.simulation.code_table import CodeTable, normalize
 from curation.simulation.raw_data import RawOptions, read_answers, write_project, wrong_share
-from curation.store import records
 from curation.store.database import open_store
+from curation.store.rows import list_rows
 from curation.views.row_table import Query
 
 ARMS = ("raw", "longest", "machine", "reviewed", "clean")
@@ -171,7 +171,7 @@ def _reject(project: Path, answers: dict[str, str], seed: int) -> list[str]:
     )
     rejected = list[str]()
     with open_store(project) as db:
-        for row in records.list_rows(db, "instruction"):
+        for row in list_rows(db, "instruction"):
             body = json.loads(row.body)
             shown = {"id": row.id, "prompt": body["prompt"][-1]["content"], forms.COMPLETION: body["completion"]["content"]}
             given = [one.answer(shown).values[forms.VERDICT] for one in (first, second)]

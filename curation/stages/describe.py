@@ -111,7 +111,7 @@ def compare(
         return StageResult("compare", len(texts), len(rows), {**_compared(found, unread), **stale}, [*warnings, *_meaning(found, folder)])
 
 
-def rows_in_scope(state: ProjectState, kind: Kind, scope: Scope) -> list[Row]:
+def rows_in_scope(state: ProjectState, kind: Kind, scope: Scope) -> Sequence[Row]:
     """Return the rows of a kind that a scope names; before any verdict is computed, every row is "standing".
 
     Args:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import sqlite3
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -312,31 +311,6 @@ def complete_origins(db: sqlite3.Connection, new: NewRows) -> int:
     with db:
         db.execute("BEGIN IMMEDIATE")
         return max(db.executemany(sql, values).rowcount, 0)
-
-
-def list_rows(db: sqlite3.Connection, kind: Kind, *, role: str = "row") -> list[Row]:
-    """Return the records of a kind in order of seq, each with its first origin; erased records are left out.
-
-    Args:
-        db: the workbench.
-        kind: "instruction" or "preference".
-        role: "row", or "candidate" for the responses inside preference pairs.
-    """
-    sql = """
-      SELECT r.seq, lower(hex(r.id)), r.kind, r.label, r.body, o.cell, o.better, o.how, o.seed_group, o.parent FROM records r
-      JOIN origins o ON o.origin = (SELECT min(origin) FROM origins WHERE seq = r.seq AND role = ?)
-      WHERE r.kind = ? AND r.erased IS NULL ORDER BY r.seq"""
-    cursor = db.cursor()
-    cursor.row_factory = None  # plain tuples: `sqlite3.Row` costs a third of the reading
-    # So many new tuples let Python search all of them for cycles again and again, a sixth of the reading.
-    searches = gc.isenabled()
-    gc.disable()
-    try:
-        # The columns of the query are in the order of the fields of `Row`.
-        return list(map(Row._make, cursor.execute(sql, (role, kind))))
-    finally:
-        if searches:
-            gc.enable()
 
 
 def find_seq(db: sqlite3.Connection, prefix: str) -> int:

@@ -32,6 +32,7 @@ from curation.workspace import Workspace, load_cells
 
 if TYPE_CHECKING:
     from curation.store.answers import Answers
+    from curation.store.rows import Rows, RowsBySeq
 
 Rule = Callable[[float], bool]
 """True for a total (0 to 10) that is kept."""
@@ -76,19 +77,25 @@ class ProjectState:
         return self.workspace.db
 
     @cached_property
-    def rows(self) -> dict[Kind, list[Row]]:
+    def rows(self) -> dict[Kind, Rows]:
         """The rows of each kind in order of seq, without erased rows and without the candidates of pairs."""
-        return {kind: records.list_rows(self.db, kind) for kind in KINDS}
+        from curation.store.rows import list_rows
+
+        return {kind: list_rows(self.db, kind) for kind in KINDS}
 
     @cached_property
-    def row_by_seq(self) -> dict[int, Row]:
+    def row_by_seq(self) -> RowsBySeq:
         """Every row by seq."""
-        return {row.seq: row for rows in self.rows.values() for row in rows}
+        from curation.store.rows import RowsBySeq
+
+        return RowsBySeq(self.rows)
 
     @cached_property
-    def candidates(self) -> list[Row]:
+    def candidates(self) -> Rows:
         """The responses inside preference pairs, which are records of their own."""
-        return records.list_rows(self.db, "instruction", role="candidate")
+        from curation.store.rows import list_rows
+
+        return list_rows(self.db, "instruction", role="candidate")
 
     @cached_property
     def candidate_seqs(self) -> dict[str, int]:

@@ -21,6 +21,7 @@ from curation.requests import Answer, Failure
 from curation.store import facts, records
 from curation.store.database import open_store
 from curation.store.records import Origin
+from curation.store.rows import list_rows
 from curation.views.report import difficulty_facts
 from curation.views.state import ProjectState
 from tests.support.icd_samples import project as icd_project
@@ -132,7 +133,7 @@ def test_the_report_shows_where_plan_and_measure_disagree(written: Bed) -> None:
 
         level = {cell.id: ORDER.index(cell.attributes["difficulty"]) for cell in load_cells(workspace)}
     with open_store(written.folder) as db:
-        rows = records.list_rows(db, "instruction")
+        rows = list_rows(db, "instruction")
         odd = next(row for row in rows if level[row.cell or ""] == 0)
         for row in rows:
             rating = 5 if row.seq == odd.seq else 1 + 2 * level[row.cell or ""]

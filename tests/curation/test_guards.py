@@ -18,8 +18,9 @@ from curation.report.page import render_report
 from curation.snapshot import read_split, revoke
 from curation.snapshot.keys import create_key
 from curation.snapshot.write import replace_file
-from curation.store import facts, records
+from curation.store import facts
 from curation.store.database import open_store
+from curation.store.rows import list_rows
 from tests.support.projects import Bed, approve, blank, score_by_hand
 from tests.support.report_samples import full
 from tests.support.snapshot_rows import NOW, write
@@ -51,7 +52,7 @@ def garden(tmp_path: Path) -> Bed:
 def numbers(bed: Bed) -> tuple[int, int]:
     """Seq of the row that leaks and of the one that fails the check."""
     with open_store(bed.folder) as db:
-        found = {row.prompt: row.seq for row in records.list_rows(db, "instruction")}
+        found = {row.prompt: row.seq for row in list_rows(db, "instruction")}
     return found[LEAK], found["What is FORBIDDEN here?"]
 
 

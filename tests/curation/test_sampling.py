@@ -22,6 +22,7 @@ from curation.stages.push import rows_to_show
 from curation.store import records, reviews
 from curation.store.database import open_store
 from curation.store.reviews import StoredAnswer
+from curation.store.rows import list_rows
 from curation.views.decisions import decide_all
 from curation.views.state import ProjectState
 from tests.support.projects import BRIEF, Bed, blank, import_plain, write_blank
@@ -198,7 +199,7 @@ def test_of_pairs_without_a_preference_nobody_can_leave_without_people(tmp_path:
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     pipeline.import_rows(bed.folder, tmp_path / "pairs.jsonl", shape="preference")
     with open_store(bed.folder) as db:
-        first, second = (row.seq for row in records.list_rows(db, "preference"))
+        first, second = (row.seq for row in list_rows(db, "preference"))
         db.execute("UPDATE origins SET better = NULL WHERE seq = ?", (first,))
     done = pipeline.decide(bed.folder)
     assert bed.verdicts() == {first: "dropped", second: "approved"} and done.counts["dropped_for"] == {"review: no_preference": 1}

@@ -28,7 +28,8 @@ from curation.api import open_workspace
 from curation.judge import rubric as scoring
 from curation.review import ArgillaReview, Shown, fit_to_page, form_settings
 from curation.row_page import Evidence, RowPage
-from curation.store import facts, records
+from curation.store import facts
+from curation.store.rows import list_rows
 from tests.support.argilla_server import RunningArgilla, answers_in, open_review, push_all
 from tests.support.browsing import PATIENCE_MS, browser, logged_in, opened, picture, row_text
 
@@ -543,7 +544,7 @@ def test_an_imported_row_that_attacks_is_reviewed_like_any_other(
     file.write_text("\n".join(lines), encoding="utf-8")
     stages.import_rows(project, file)
     with open_workspace(project) as workspace:
-        rows = records.list_rows(workspace.db, "instruction")
+        rows = list_rows(workspace.db, "instruction")
         criteria, digest = [*workspace.project.score.rubric, "overall"], scoring.rubric_digest(workspace.project)
         facts.add_scores(workspace.db, [(row.seq, digest, criterion, 5, "", None) for row in rows for criterion in criteria], 1)
     assert stages.push(project).counts["sent"] == {"instruction": len(texts)}

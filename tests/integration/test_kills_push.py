@@ -16,7 +16,8 @@ from curation import api as stages
 from curation.api import open_workspace
 from curation.judge import rubric as scoring
 from curation.stages.push import rows_to_show
-from curation.store import facts, records
+from curation.store import facts
+from curation.store.rows import list_rows
 from curation.views.decisions import decide_all
 from curation.views.state import ProjectState
 from tests.support.argilla_server import RunningArgilla
@@ -50,7 +51,7 @@ def prepare(project: Path, *, rows: int, name: str) -> dict[str, str]:
     file.write_text("".join(json.dumps(line) + "\n" for line in lines))
     stages.import_rows(project, file)
     with open_workspace(project) as workspace:
-        held, digest = records.list_rows(workspace.db, "instruction"), scoring.rubric_digest(workspace.project)
+        held, digest = list_rows(workspace.db, "instruction"), scoring.rubric_digest(workspace.project)
         criteria = [*workspace.project.score.rubric, "overall"]
         facts.add_scores(
             workspace.db,

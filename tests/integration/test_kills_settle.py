@@ -13,9 +13,10 @@ import pytest
 from argilla_setup import forms
 from argilla_setup.users import Account
 from curation import api as stages
-from curation.store import facts, records, reviews
+from curation.store import facts, reviews
 from curation.store.database import open_store
 from curation.store.reviews import StoredAnswer
+from curation.store.rows import list_rows
 from tests.support.argilla_server import RunningArgilla
 from tests.support.killing import LANDED, finish, kill_at, kills_of
 from tests.support.projects import blank, import_plain
@@ -45,7 +46,7 @@ def disputed_project(folder: Path) -> Path:
     set_review(folder, "{mode: all, overlap: 2, annotators: [], adjudicators: [zelda]}")
     import_plain(folder, ROWS)
     with open_store(folder) as db:
-        for row in records.list_rows(db, "instruction"):
+        for row in list_rows(db, "instruction"):
             said = {"ada": "approve", "bob": "reject"}
             given = [StoredAnswer(f"{row.id}:{u}", "t", row.seq, u, "submitted", {"verdict": v}, "", "", False) for u, v in said.items()]
             reviews.add_answers(db, given, 1)
@@ -98,7 +99,7 @@ def test_killed_at_any_moment_every_dispute_is_shown_once_and_settled_once(
     assert landed >= int(LANDED * kills)
     finish("curation", "pull", str(folder), "--json", folder=tmp_path / "pulled")
     with open_store(folder) as db:
-        verdicts, rows = facts.verdict_by_seq(db), records.list_rows(db, "instruction")
+        verdicts, rows = facts.verdict_by_seq(db), list_rows(db, "instruction")
         counted = Counter(verdicts[row.seq] for row in rows)
         edits = {row.answers[0] for row in rows if row.parent is not None}
         given = reviews.answers_by_seq(db, "rulings")

@@ -17,6 +17,7 @@ from curation.errors import ReviewError
 from curation.review import WITHDRAWN
 from curation.store import facts, records, runs
 from curation.store.database import open_store
+from curation.store.rows import list_rows
 from tests.support.argilla_server import RunningArgilla
 from tests.support.projects import blank, import_plain, score_by_hand
 
@@ -159,7 +160,7 @@ def test_disputed_rows_go_to_the_adjudicators_and_come_back_settled(bed: Path, a
     found = verdicts(bed)
     assert (found[a], found[b], found[c]) == ("rejected", "disputed", "edited")
     with open_store(bed) as db:
-        edited = {row.answers[0]: found[row.id] for row in records.list_rows(db, "instruction") if row.parent is not None}
+        edited = {row.answers[0]: found[row.id] for row in list_rows(db, "instruction") if row.parent is not None}
     assert edited["Something else."] == "approved" and set(edited.values()) == {"approved", "dropped"}
     stages.push(bed)
     assert queue(argilla_home, f"{bed.name}-instruction", ana) == set()  # nobody is asked about the edit that an adjudicator chose

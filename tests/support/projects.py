@@ -17,9 +17,11 @@ from unittest import mock
 from curation import api as stages
 from curation.config.project import load_project
 from curation.simulation import process
-from curation.store import facts, records, reviews
+from curation.store import facts, reviews
 from curation.store.database import open_store
+from curation.store.records import Row
 from curation.store.reviews import StoredAnswer
+from curation.store.rows import list_rows
 from curation.template import name_of, write_template
 from tests.conftest import ROOT
 from tests.support import zygote
@@ -46,9 +48,9 @@ class Bed:
         assert count == 1, pattern
         path.write_text(text)
 
-    def rows(self) -> list[records.Row]:
+    def rows(self) -> list[Row]:
         with open_store(self.folder) as db:
-            return [row for kind in ("instruction", "preference") for row in records.list_rows(db, kind)]  # type: ignore[arg-type]
+            return [row for kind in ("instruction", "preference") for row in list_rows(db, kind)]  # type: ignore[arg-type]
 
     def dump(self, *tables: str) -> dict[str, list[tuple[Any, ...]]]:
         with open_store(self.folder) as db:
@@ -109,7 +111,7 @@ def blank(folder: Path, **plan: int) -> Path:
 def approve(folder: Path, *, users: tuple[str, ...] = ("ada", "bob"), says: str = "approve") -> None:
     """Answers as `curate pull` stores them."""
     with open_store(folder) as db:
-        for row in records.list_rows(db, "instruction"):
+        for row in list_rows(db, "instruction"):
             values = {"verdict": says, "edited_completion": ""}
             given = [StoredAnswer(f"{row.id}:{u}", "t", row.seq, u, "submitted", values, "", "", False) for u in users]
             reviews.add_answers(db, given, 1)
@@ -130,5 +132,5 @@ def score_by_hand(folder: Path) -> None:
 
         project = load_project(folder)
         digest = scoring.rubric_digest(project)
-        for row in records.list_rows(db, "instruction"):
+        for row in list_rows(db, "instruction"):
             facts.add_scores(db, [(row.seq, digest, c, 5, "", None) for c in (*project.score.rubric, "overall")], 1)

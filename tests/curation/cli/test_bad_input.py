@@ -20,8 +20,8 @@ import pytest
 from curation import api as stages
 from curation.simulation import process
 from curation.snapshot import create_key
-from curation.store import records
 from curation.store.database import open_store
+from curation.store.rows import list_rows
 from tests.conftest import ROOT
 from tests.support.argilla_server import RunningArgilla
 from tests.support.command_line import PREFIX, refusal, run
@@ -205,7 +205,7 @@ def test_a_file_of_which_nothing_can_be_read(garden: Path, tmp_path: Path, name:
     assert fact in refusal("curation", "import", garden, tmp_path / name)
     assert "does not exist" in refusal("curation", "import", garden, tmp_path / "missing.jsonl")
     with open_store(garden) as db:
-        assert records.list_rows(db, "instruction") == []
+        assert list_rows(db, "instruction") == []
 
 
 def unprivileged() -> list[str]:

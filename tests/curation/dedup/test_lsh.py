@@ -23,8 +23,9 @@ from curation.dedup.lsh import NearIndex, add_sketches, bands_for, candidate_pai
 from curation.errors import ProjectError
 from curation.scan.on_ray import find_near_on_ray
 from curation.snapshot import write_snapshot
-from curation.store import facts, records, runs
+from curation.store import facts, runs
 from curation.store.database import open_store
+from curation.store.rows import list_rows
 from tests.support.projects import approve, blank, score_by_hand, write_blank
 from tests.support.snapshot_rows import draft, instruction, splits_of
 
@@ -186,7 +187,7 @@ def found_earlier(folder: Path) -> dict[str, str]:
     """Prompt of each row that dedup leaves out for a released one: the evidence."""
     stages.dedup(folder)
     with open_store(folder) as db:
-        prompts = {row.seq: row.prompt for row in records.list_rows(db, "instruction")}
+        prompts = {row.seq: row.prompt for row in list_rows(db, "instruction")}
         found = [f for f in facts.latest_findings(db, ("dedup",)) if f.kind == "earlier"]
         assert all(f.drops and f.twin in prompts for f in found)
         return {prompts[f.seq]: f.evidence for f in found}
@@ -225,7 +226,7 @@ def test_lost_sketches_are_made_again_and_a_lost_snapshot_is_still_known(garden:
 
 def test_replacement_of_a_released_row_that_was_taken_out_is_not_stopped_by_the_release(garden: Path) -> None:
     with open_store(garden) as db:
-        rows = {row.prompt: row for row in records.list_rows(db, "instruction")}
+        rows = {row.prompt: row for row in list_rows(db, "instruction")}
     stages.override(garden, rows[sentence(8)].id, action="drop", reason="wrong")
     bring_in(garden, [f"{sentence(8)}!", f"{sentence(9)}!"])
     assert list(found_earlier(garden)) == [f"{sentence(9)}!"]

@@ -13,8 +13,9 @@ from curation.leakage.judge import Doubt, Verdict, kind_of, leak_digest, request
 from curation.records import prompt_text
 from curation.requests import Answer, Failure
 from curation.stages.screen import judge_doubts
-from curation.store import records, runs
+from curation.store import runs
 from curation.store.calls import CallLedger
+from curation.store.rows import list_rows
 from curation.workspace import open_workspace
 from tests.support.projects import Bed, blank, standin
 
@@ -69,7 +70,7 @@ def test_a_verdict_takes_a_row_out_stands_beside_it_and_is_bought_once(tmp_path:
         stages.plan(bed.folder)
         stages.generate(bed.folder)
         with open_workspace(bed.folder) as workspace:
-            rows = records.list_rows(workspace.db, "instruction")[:2]
+            rows = list_rows(workspace.db, "instruction")[:2]
             same, other = rows[0], rows[1]
             doubts = {
                 same.seq: Doubt(same.id, "quiz:0", prompt_text(same.record), prompt_text(same.record)),
@@ -93,7 +94,7 @@ def test_the_screen_asks_about_what_lies_just_below_the_cut(tmp_path: Path) -> N
         stages.plan(bed.folder)
         stages.generate(bed.folder)
         with open_workspace(bed.folder) as workspace:
-            text = prompt_text(records.list_rows(workspace.db, "instruction")[0].record).split()
+            text = prompt_text(list_rows(workspace.db, "instruction")[0].record).split()
         items = [" ".join([*text[: max(3, len(text) * share // 10)], "seldom", "elsewhere", "yonder"]) for share in range(1, 10)]
         (bed.folder / "protected").mkdir(exist_ok=True)
         (bed.folder / "protected/quiz.jsonl").write_text("".join(json.dumps({"q": item}) + "\n" for item in items))

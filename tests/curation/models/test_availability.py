@@ -18,6 +18,7 @@ from curation.records import make_instruction
 from curation.store import facts, records
 from curation.store.calls import CallLedger
 from curation.store.records import Origin
+from curation.store.rows import list_rows
 from curation.workspace import load_cells, open_workspace
 from tests.support.messages_server import Act, MessagesServer, error_body, messages_server
 from tests.support.model_calls import make_request
@@ -258,7 +259,7 @@ def test_a_refill_is_likely_to_ask_for_as_many_as_fell_so_far(tmp_path: Path, ke
             for cell in cells:  # as if it had been asked for
                 asked = [(make_request(cell.id), 0)]
                 CallLedger(workspace.db).claim(asked, provider="anthropic", simulated=False, limit=1, budget_usd=5, since=0)
-            for row in records.list_rows(workspace.db, "instruction")[:5]:
+            for row in list_rows(workspace.db, "instruction")[:5]:
                 facts.add_overrides(workspace.db, [row.seq], action="drop", reason="no", by="me")
         shares = [share for share in stages.estimate(folder).counts["shares"] if share["stage"] == "refill, generate"]
     planned, fallen = sorted(shares, key=lambda share: -share["calls"])

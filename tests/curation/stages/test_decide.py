@@ -19,9 +19,11 @@ from curation.config.project import load_project
 from curation.decide import Decision, shown_first
 from curation.errors import ProjectError
 from curation.judge import rubric as scoring
-from curation.store import facts, records, reviews
+from curation.store import facts, reviews
 from curation.store.database import hold_lock, open_store
+from curation.store.records import Row
 from curation.store.reviews import StoredAnswer
+from curation.store.rows import list_rows
 from curation.views.decisions import rank_rows
 from curation.views.row_story import ReasonStory
 from curation.views.state import ProjectState, better_candidate
@@ -63,8 +65,8 @@ def test_among_pairs_the_one_whose_better_answer_scores_best_comes_first(tmp_pat
     stages.import_rows(folder, tmp_path / "pairs.jsonl", shape="preference")
     with stages.open_workspace(folder) as workspace:
         project = load_project(folder)
-        candidates = {row.id: row.seq for row in records.list_rows(workspace.db, "instruction", role="candidate")}
-        pairs = records.list_rows(workspace.db, "preference")
+        candidates = {row.id: row.seq for row in list_rows(workspace.db, "instruction", role="candidate")}
+        pairs = list_rows(workspace.db, "preference")
         for pair, value in zip(pairs, (3, 5, 4), strict=True):
             seq, digest = better_candidate(pair, candidates), scoring.rubric_digest(project)
             facts.add_scores(workspace.db, [(seq, digest, c, value, "", None) for c in (*project.score.rubric, "overall")], 1)
@@ -116,10 +118,10 @@ def pairs(tmp_path: Path) -> Bed:
     stages.import_rows(bed.folder, tmp_path / "pairs.jsonl", shape="preference")
     with open_store(bed.folder) as db:
         project = load_project(bed.folder)
-        both = [row.seq for row in records.list_rows(db, "instruction", role="candidate")]
+        both = [row.seq for row in list_rows(db, "instruction", role="candidate")]
         names = (*project.score.rubric, "overall")
         facts.add_scores(db, [(seq, scoring.rubric_digest(project), c, 5, "", None) for seq in both for c in names], 1)
-        for row in records.list_rows(db, "preference"):
+        for row in list_rows(db, "preference"):
             facts.add_choices(db, [(row.seq, scoring.pair_digest(project), order, row.better, "", None) for order in ("ab", "ba")], 1)
     for row in bed.rows():
         choose(bed, row, "ada", 1 - (row.better or 0))
@@ -128,7 +130,7 @@ def pairs(tmp_path: Path) -> Bed:
     return bed
 
 
-def choose(bed: Bed, row: records.Row, user: str, index: int | None, *, at: str = "t") -> None:
+def choose(bed: Bed, row: Row, user: str, index: int | None, *, at: str = "t") -> None:
     """An annotator prefers the answer with this canonical index, or neither."""
     shown = forms.BOTH_BAD if index is None else forms.A if index == shown_first(row.id) else forms.B
     with open_store(bed.folder) as db:

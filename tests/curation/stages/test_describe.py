@@ -24,6 +24,7 @@ from curation.stages.describe import load_texts
 from curation.store import facts, records
 from curation.store.database import open_store
 from curation.store.records import Origin
+from curation.store.rows import list_rows
 from curation.views.report import report_data
 from curation.views.runs import load_comparison, load_descriptions
 from curation.workspace import load_cells, load_grounding, open_workspace
@@ -80,7 +81,7 @@ def verdicts(folder: Path) -> dict[int, Decision]:
 def labels_of(folder: Path, verdict: str) -> Counter[str | None]:
     with open_store(folder) as db:
         found = facts.decisions_by_seq(db)
-        return Counter(r.record.label for r in records.list_rows(db, "instruction") if found[r.seq].verdict == verdict)  # type: ignore[union-attr]
+        return Counter(r.record.label for r in list_rows(db, "instruction") if found[r.seq].verdict == verdict)  # type: ignore[union-attr]
 
 
 def test_describe_keeps_what_it_found_and_the_report_shows_it(tmp_path: Path) -> None:
@@ -131,7 +132,7 @@ def test_erasing_a_row_takes_what_was_shown_of_it(tmp_path: Path) -> None:
     with open_workspace(folder) as workspace:
         (found,) = load_descriptions(workspace) or ()
         shown = found.topics[0].central
-        identity = next(row.id for row in records.list_rows(workspace.db, "instruction") if prompt_text(row.record) == shown)
+        identity = next(row.id for row in list_rows(workspace.db, "instruction") if prompt_text(row.record) == shown)
     notes = stages.erase(folder, identity, reason="asked to").notes
     assert any("Run them again" in note for note in notes)
     with open_workspace(folder) as workspace:
@@ -220,7 +221,7 @@ def test_the_better_row_stays_and_a_persons_keep_outranks_the_cap(tmp_path: Path
     from curation.judge import rubric as scoring
 
     with open_store(folder) as db:
-        rows = records.list_rows(db, "instruction")
+        rows = list_rows(db, "instruction")
         digest = scoring.rubric_digest(load_project(folder))
         db.execute("UPDATE scores SET value = 4 WHERE seq < ? AND digest = ?", (rows[4].seq, digest))
     setting(folder, by="label", cap=2)

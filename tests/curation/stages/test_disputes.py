@@ -17,10 +17,11 @@ from curation.decide import shown_first
 from curation.errors import ProjectError
 from curation.records import Kind
 from curation.stages.pull import add_edits
-from curation.store import facts, records, reviews, runs
+from curation.store import facts, reviews, runs
 from curation.store.database import open_store
 from curation.store.records import Row
 from curation.store.reviews import StoredAnswer, Table
+from curation.store.rows import list_rows
 from curation.views.annotations import count_review, published_names
 from curation.views.state import ProjectState
 from curation.workspace import open_workspace
@@ -45,7 +46,7 @@ def garden(tmp_path: Path) -> Path:
 
 def rows(folder: Path, kind: Kind = "instruction") -> list[Row]:
     with open_store(folder) as db:
-        return records.list_rows(db, kind)
+        return list_rows(db, kind)
 
 
 def say(

@@ -23,6 +23,7 @@ from curation.store import call_stats, facts, records
 from curation.store.calls import CallLedger
 from curation.store.database import hold_lock, open_store
 from curation.store.records import Row
+from curation.store.rows import list_rows
 from tests.support.projects import write_blank
 
 BRIEF = "Answer gardening questions about soil, compost, pests and vegetables for beginners."
@@ -66,7 +67,7 @@ def make(server: Path, tmp_path: Path) -> Make:
 
 def rows(folder: Path, kind: str = "instruction", role: str = "row") -> list[Row]:
     with open_store(folder) as db:
-        return records.list_rows(db, kind, role=role)  # type: ignore[arg-type]
+        return list(list_rows(db, kind, role=role))  # type: ignore[arg-type]
 
 
 def answers(folder: Path, stage: str = "generate") -> list[Answer]:
@@ -413,7 +414,7 @@ def _totals(folder: Path) -> dict[int, tuple[float, float]]:
 def _standing(folder: Path) -> set[str]:
     with open_store(folder) as db:
         verdicts = facts.verdict_by_seq(db)
-        made = [row for kind in ("instruction", "preference") for row in records.list_rows(db, kind)]  # type: ignore[arg-type]
+        made = [row for kind in ("instruction", "preference") for row in list_rows(db, kind)]  # type: ignore[arg-type]
         out = {row.cell for row in made if verdicts.get(row.seq) != "dropped"}
     if any(row.seq not in verdicts for row in made):  # rows of the refill: what the rules say of them now
         stages.decide(folder)

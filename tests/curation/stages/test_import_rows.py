@@ -21,6 +21,7 @@ from curation.api import Provenance
 from curation.errors import ProjectError
 from curation.store import records, runs
 from curation.store.database import open_store
+from curation.store.rows import list_rows
 from tests.conftest import ROOT
 from tests.support import command_line
 from tests.support.fake_hub import COMMIT, serve_hub
@@ -59,7 +60,7 @@ def metadata(folder: Path) -> list[dict[str, Any] | None]:
     """The metadata of each record of its own, in order."""
     with open_store(folder) as db:
         found = records.meta_by_seq(db)
-        return [found.get(row.seq) for kind in ("instruction", "preference") for row in records.list_rows(db, kind)]
+        return [found.get(row.seq) for kind in ("instruction", "preference") for row in list_rows(db, kind)]
 
 
 def test_a_row_without_a_system_message_gets_the_projects(garden: Path, tmp_path: Path) -> None:
@@ -70,7 +71,7 @@ def test_a_row_without_a_system_message_gets_the_projects(garden: Path, tmp_path
     stages.import_rows(garden, jsonl(tmp_path / "own.jsonl", {"messages": turns}))
     stages.import_rows(garden, jsonl(tmp_path / "pairs.jsonl", {"prompt": "e", "chosen": "f", "rejected": "g"}))
     with open_store(garden) as db:
-        prompts = [json.loads(row.body)["prompt"] for kind in ("instruction", "preference") for row in records.list_rows(db, kind)]
+        prompts = [json.loads(row.body)["prompt"] for kind in ("instruction", "preference") for row in list_rows(db, kind)]
     assert [prompt[0] for prompt in prompts] == [{"role": "system", "content": text} for text in ("Be brief.", "Be kind.", "Be brief.")]
 
 
@@ -133,12 +134,12 @@ def test_a_license_that_does_not_exist_is_refused_with_those_that_look_like_it(g
     with pytest.raises(ProjectError, match=r"--license 'CC BY 4\.0': is not an SPDX license\. Next: did you mean CC-BY-4\.0"):
         stages.import_rows(garden, file, provenance=Provenance(license="CC BY 4.0"))
     with open_store(garden) as db:
-        assert records.list_sources(db) == [] and records.list_rows(db, "instruction") == []
+        assert records.list_sources(db) == [] and list_rows(db, "instruction") == []
 
 
 def groups(folder: Path) -> list[str | None]:
     with open_store(folder) as db:
-        return [row.seed_group for row in records.list_rows(db, "instruction")]
+        return [row.seed_group for row in list_rows(db, "instruction")]
 
 
 def test_a_group_is_a_column_and_an_empty_value_is_no_group(garden: Path, tmp_path: Path) -> None:
@@ -184,7 +185,7 @@ def test_a_message_tree_is_one_row_whose_records_share_a_group(garden: Path, tmp
     assert counts(stages.import_rows(garden, file)) == (2, 0, 2, 0)
     assert groups(garden) == ["tree:m0", "tree:n0"]
     with open_store(garden) as db:
-        assert [row.seed_group for row in records.list_rows(db, "preference")] == ["tree:m0", "tree:n0"]
+        assert [row.seed_group for row in list_rows(db, "preference")] == ["tree:m0", "tree:n0"]
 
 
 def test_a_group_and_metadata_can_be_added_by_importing_again(garden: Path, tmp_path: Path) -> None:
@@ -229,7 +230,7 @@ def test_strict_refuses_a_loss_before_anything_is_written(garden: Path, tmp_path
         with pytest.raises(ProjectError, match=f"1 rows would lose something .--strict., nothing was imported; the first is {fact}"):
             stages.import_rows(garden, file, strict=True)
         with open_store(garden) as db:
-            assert records.list_rows(db, "instruction") == [] and runs.list_runs(db, "import") == [] and records.list_sources(db) == []
+            assert list_rows(db, "instruction") == [] and runs.list_runs(db, "import") == [] and records.list_sources(db) == []
     assert counts(stages.import_rows(garden, jsonl(tmp_path / "a.jsonl", row), strict=True)) == (1, 1, 0, 0)
 
 

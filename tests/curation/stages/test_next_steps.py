@@ -21,6 +21,7 @@ from curation.errors import UserError
 from curation.store import facts, records, reviews
 from curation.store.database import open_store
 from curation.store.reviews import StoredAnswer
+from curation.store.rows import list_rows
 from tests.support.messages_server import Act, MessagesServer, message, messages_server
 from tests.support.prices import describe
 from tests.support.projects import write_blank
@@ -116,7 +117,7 @@ def run(folder: Path, *verbs: str) -> None:
 def answer(folder: Path, says: str = "approve", *, part: int = 1, users: tuple[str, ...] = ("ada",), edited: str = "") -> None:
     """Every PARTth instruction row is answered, as `curate pull` stores it."""
     with open_store(folder) as db:
-        for row in records.list_rows(db, "instruction")[::part]:
+        for row in list_rows(db, "instruction")[::part]:
             values = {forms.VERDICT: says, forms.EDITED_COMPLETION: edited}
             given = [StoredAnswer(f"{row.id}:{user}", "t", row.seq, user, "submitted", values, "", "", False) for user in users]
             reviews.add_answers(db, given, 1)
@@ -217,7 +218,7 @@ def snapshot_unsigned(make: Make, provider: Provider) -> Path:
 def a_row_kept_after_the_snapshot(make: Make, provider: Provider) -> Path:
     folder = approved(make, provider)
     with open_store(folder) as db:
-        first = records.list_rows(db, "instruction")[0]
+        first = list_rows(db, "instruction")[0]
     stages.override(folder, first.id, action="drop", reason="odd")
     stages.snapshot(folder, "instruction")
     stages.override(folder, first.id, action="keep", reason="good after all")

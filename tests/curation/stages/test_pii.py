@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from curation import api as stages
-from curation.store import facts, records
+from curation.store import facts
 from curation.store.database import open_store
+from curation.store.rows import list_rows
 from curation.views import privacy
 from curation.workspace import open_workspace
 from tests.support.projects import write_blank
@@ -95,7 +96,7 @@ def test_a_row_without_pii_is_searched_once_and_again_when_content_or_kinds_chan
     def searched() -> int:
         """Return how many rows a search would read."""
         with open_workspace(garden) as workspace:
-            rows = records.list_rows(workspace.db, "instruction")
+            rows = list_rows(workspace.db, "instruction")
             digest = privacy.search_digest(privacy.pii_search(workspace.project))
             return len(rows) - int(privacy.known_clear(workspace, rows, digest)[1].sum())
 
@@ -136,7 +137,7 @@ def test_a_masked_row_takes_the_place_of_its_original_in_everything_that_leaves(
     assert '{\\"call\\": \\"[PHONE_NUMBER]\\"}' in texts
     assert {row["label"] for row in rows} == {"tree", "gate", "flower", "hedge", "bed"}
     with open_workspace(garden) as workspace:
-        masked = [row for row in records.list_rows(workspace.db, "instruction") if row.how == "masked"]
+        masked = [row for row in list_rows(workspace.db, "instruction") if row.how == "masked"]
         assert len(masked) == 3 and all(row.parent for row in masked)
 
 
@@ -156,7 +157,7 @@ def test_masks_follow_the_setting_and_a_data_lead_outranks_them(garden: Path) ->
     stages.decide(garden)
     assert reasons(garden) == {"pii_masked": 3, "pii": 1}
     with open_workspace(garden) as workspace:
-        original = next(row for row in records.list_rows(workspace.db, "instruction") if TOKEN in row.completion)
+        original = next(row for row in list_rows(workspace.db, "instruction") if TOKEN in row.completion)
     stages.override(garden, original.id, action="keep", reason="a token of the documentation")
     assert reasons(garden) == {"pii_masked": 2, "pii": 1, "unmasked": 1}
     made = stages.snapshot(garden, "instruction")

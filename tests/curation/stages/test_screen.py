@@ -17,8 +17,8 @@ from curation import api as stages
 from curation.cli import app
 from curation.records import dump_record, make_instruction
 from curation.report.notices import find_notices
-from curation.store import records
 from curation.store.database import open_store
+from curation.store.rows import list_rows
 from curation.views.protected import load_protected
 from curation.views.report import report_data
 from curation.views.screen_cache import keys_of
@@ -77,13 +77,13 @@ def bring_in(folder: Path, prompts: list[str]) -> None:
 def keep(folder: Path) -> None:
     """A person's word for every row, so that all are approved but for what a gate stops."""
     with open_store(folder) as db:
-        for row in records.list_rows(db, "instruction"):
+        for row in list_rows(db, "instruction"):
             db.execute("INSERT OR IGNORE INTO verdicts VALUES (?, 'approved', NULL, '[]', 1)", (row.seq,))
 
 
 def gate(workspace: Workspace) -> tuple[set[str], bool]:
     """(kinds found at the last gate, whether a suite had to be indexed)."""
-    rows = records.list_rows(workspace.db, "instruction")
+    rows = list_rows(workspace.db, "instruction")
     leaks = leak_findings(workspace, rows, load_protected(workspace))
     return {finding.kind for finding in leaks.findings}, bool(leaks.points)
 
@@ -92,7 +92,7 @@ def test_the_last_gate_passes_what_the_screen_has_seen_and_sees_a_row_that_was_a
     stages.screen(project)
     with open_workspace(project) as workspace:
         assert gate(workspace) == (set(), False)
-        row = records.list_rows(workspace.db, "instruction")[7]
+        row = list_rows(workspace.db, "instruction")[7]
         leak = make_instruction("Who wrote Middlemarch?", "George Eliot.")
         workspace.db.execute("UPDATE records SET body = ? WHERE seq = ?", (dump_record(leak), row.seq))
         assert gate(workspace) == ({"leak_exact"}, True)
@@ -129,7 +129,7 @@ def test_new_rows_are_screened_and_a_leak_is_found_again_in_every_run(project: P
 
 def test_keys_tell_prompt_answer_and_class_apart(project: Path) -> None:
     with open_workspace(project) as workspace:
-        row = records.list_rows(workspace.db, "instruction")[0]
+        row = list_rows(workspace.db, "instruction")[0]
     rows = [row._replace(body=dump_record(make_instruction(*texts))) for texts in (("ab", "c"), ("a", "bc"), ("ab", "c"))]
     keys = keys_of(b"d" * 32, rows, ["x", "x", "y"])
     assert len({tuple(key) for key in keys.tolist()}) == 3

@@ -12,8 +12,9 @@ import pytest
 
 from curation import api as stages
 from curation.snapshot import read_manifest, read_split
-from curation.store import facts, records
+from curation.store import facts
 from curation.store.database import open_store
+from curation.store.rows import list_rows
 from tests.support.projects import Bed, approve, blank, score_by_hand
 
 ASKED = "Which plant grows best in {} soil on a balcony that faces {} and gets about {} hours of sun on a day in {}?"
@@ -118,7 +119,7 @@ def test_rows_frozen_before_under_another_threshold_are_left_out_with_the_reason
     assert second.counts["test"] == first.counts["test"], "what is evaluated on stays whole"
     with open_store(garden.folder) as db:
         assert facts.splits_by_seq(db) == before, "a split once stored never changes"
-        ids = {row.id: row.seq for row in records.list_rows(db, "instruction")}
+        ids = {row.id: row.seq for row in list_rows(db, "instruction")}
     for split in ("train", "validation", "test"):
         for row in read_split(path, split).to_pylist():  # type: ignore[arg-type]
             assert before[ids[row["id"]]][0] == split

@@ -15,10 +15,11 @@ from curation import api as stages
 from curation.errors import ProjectError, SnapshotError
 from curation.models.sender import Sender
 from curation.records import InstructionRecord
-from curation.store import facts, records, reviews, runs
+from curation.store import facts, reviews, runs
 from curation.store.calls import CallLedger
 from curation.store.database import open_store
 from curation.store.reviews import StoredAnswer
+from curation.store.rows import list_rows
 from curation.views.row_story import RowStory
 from tests.support.projects import Bed, approve, blank, import_plain, score_by_hand, standin
 
@@ -61,11 +62,11 @@ def test_each_planned_cell_becomes_a_row_or_a_counted_failure(scored_project: Pa
 def test_every_row_and_every_candidate_is_scored_and_every_pair_judged_in_both_orders(scored_project: Path) -> None:
     with open_store(scored_project / "coding") as db:
         scored = {row["seq"] for row in db.execute("SELECT DISTINCT seq FROM scores")}
-        singles = records.list_rows(db, "instruction") + records.list_rows(db, "instruction", role="candidate")
+        singles = [*list_rows(db, "instruction"), *list_rows(db, "instruction", role="candidate")]
         failed = facts.failed_slots(db, "score")
         assert {r.seq for r in singles} - scored == {r.seq for r in singles if any(slot.startswith(r.id) for slot in failed)}
         judged = Counter(row["seq"] for row in db.execute("SELECT seq FROM choices"))
-        assert set(judged) == {r.seq for r in records.list_rows(db, "preference")}
+        assert set(judged) == {r.seq for r in list_rows(db, "preference")}
         assert set(judged.values()) == {2}
 
 
@@ -115,7 +116,7 @@ def test_the_best_part_is_taken_of_each_kind(bed: Bed) -> None:
     below = []
     with open_store(bed.folder) as db:
         for kind in ("instruction", "preference"):
-            rows = records.list_rows(db, kind)  # type: ignore[arg-type]
+            rows = list_rows(db, kind)  # type: ignore[arg-type]
             verdicts = facts.decisions_by_seq(db)
             cut = sum(any(r.kind == "below_cut" for r in verdicts[row.seq].reasons) for row in rows)
             below.append(cut / len(rows))

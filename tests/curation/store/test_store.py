@@ -24,6 +24,7 @@ from curation.store.database import Database, hold_lock, open_store
 from curation.store.facts import Finding
 from curation.store.records import Origin, Source
 from curation.store.reviews import StoredAnswer
+from curation.store.rows import list_rows
 from curation.store.schema import VERSION
 from tests.conftest import ROOT
 
@@ -77,10 +78,10 @@ def test_a_pair_brings_its_candidates_which_are_no_rows(db: Database) -> None:
     made = [(pair, Origin("generated", "call", 0, better=better))]
     made += [(c, Origin("generated", "call", 0, part)) for part, c in enumerate(candidates_of(pair), 1)]
     assert records.add_records(db, made, 1) == (3, 1)
-    assert records.list_rows(db, "instruction") == []
-    assert [r.record for r in records.list_rows(db, "preference")] == [pair]
-    assert [r.record for r in records.list_rows(db, "instruction", role="candidate")] == list(candidates_of(pair))
-    assert records.list_rows(db, "preference")[0].better == better
+    assert list_rows(db, "instruction") == []
+    assert [r.record for r in list_rows(db, "preference")] == [pair]
+    assert [r.record for r in list_rows(db, "instruction", role="candidate")] == list(candidates_of(pair))
+    assert list_rows(db, "preference")[0].better == better
 
 
 def test_a_transaction_that_fails_leaves_nothing(db: Database) -> None:
@@ -90,7 +91,7 @@ def test_a_transaction_that_fails_leaves_nothing(db: Database) -> None:
 
     with pytest.raises(RuntimeError):
         records.add_records(db, rows(), 1)
-    assert records.list_rows(db, "instruction") == []
+    assert list_rows(db, "instruction") == []
 
 
 def test_what_an_answer_became_is_written_whole_or_not_at_all(db: Database) -> None:
@@ -100,14 +101,14 @@ def test_what_an_answer_became_is_written_whole_or_not_at_all(db: Database) -> N
 
     with pytest.raises(RuntimeError):
         records.add_records(db, [row(1)], 1, failures=failures())
-    assert records.list_rows(db, "instruction") == [] and facts.failure_counts(db) == {}
+    assert list_rows(db, "instruction") == [] and facts.failure_counts(db) == {}
     records.add_records(db, [row(1)], 1, failures=[Failure(stage="generate", slot="instruction:1", reason="row", key="k")])
-    assert len(records.list_rows(db, "instruction")) == 1 and facts.failure_counts(db) == {"generate": {"row": 1}}
+    assert len(list_rows(db, "instruction")) == 1 and facts.failure_counts(db) == {"generate": {"row": 1}}
 
 
 def test_ids_at_the_edge_are_hex_and_found_by_their_beginning(db: Database) -> None:
     records.add_records(db, [row(n) for n in range(50)], 1)
-    listed = records.list_rows(db, "instruction")
+    listed = list_rows(db, "instruction")
     assert [r.id for r in listed] == [record_id(r.record) for r in listed]
     assert records.find_seq(db, listed[7].id[:12]) == records.find_seq(db, listed[7].id.upper()) == listed[7].seq
     for wrong, fact in (("12345", "at least 6"), ("zzzzzz", "at least 6"), ("%%%%%%", "at least 6"), ("000000000000", "no such record")):
@@ -211,8 +212,8 @@ def test_erase_takes_the_text_and_leaves_a_tombstone(tmp_path: Path) -> None:
             story = records.load_row(db, seq)
             assert (story["id"], story["record"]) == (record_id(victim), None)
             assert json.loads(story["erased"])["reason"] == "asked by the person"
-        assert [r.record for r in records.list_rows(db, "instruction")] == [row(1)[0]]
-        assert records.list_rows(db, "preference") == records.list_rows(db, "instruction", role="candidate") == []
+        assert [r.record for r in list_rows(db, "instruction")] == [row(1)[0]]
+        assert list_rows(db, "preference") == list_rows(db, "instruction", role="candidate") == []
         assert facts.scores_by_seq(db, "r") == {2: {"accuracy": 4}}
         # The same file imported once more does not bring the text back.
         assert records.add_records(db, kept, 2) == (0, 0)
@@ -231,7 +232,7 @@ def test_a_rival_that_is_also_a_row_of_its_own_outlives_its_pair(db: Database) -
     ]
     records.add_records(db, [*made, (first, Origin("imported", "g", 1))], 1)  # type: ignore[list-item]
     erasing.erase(db, records.find_seq(db, record_id(pair)), "x", vector_key=b"")
-    assert [r.record for r in records.list_rows(db, "instruction")] == [first]
+    assert [r.record for r in list_rows(db, "instruction")] == [first]
 
 
 def test_a_workbench_of_a_newer_version_is_refused_unchanged(tmp_path: Path) -> None:
@@ -265,7 +266,7 @@ def test_a_full_disk_is_a_sentence_and_keeps_what_was_committed(tmp_path: Path) 
         for n in range(2, 5000):
             records.add_records(db, [(make_instruction(f"q{n}" * 200, "a"), Origin("imported", "file", n))], 1)
     with open_store(tmp_path) as db:
-        assert records.list_rows(db, "instruction")[0].record == row(1)[0]
+        assert list_rows(db, "instruction")[0].record == row(1)[0]
         assert db.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
 
 
@@ -446,7 +447,7 @@ def test_two_processes_write_at_once_and_no_row_is_lost_or_doubled(tmp_path: Pat
         for writer in writers:
             writer.kill()
     with open_store(tmp_path) as db:
-        assert len(records.list_rows(db, "instruction")) == 60
+        assert len(list_rows(db, "instruction")) == 60
         assert db.execute("SELECT count(*) FROM origins").fetchone()[0] == 180
 
 
@@ -464,7 +465,7 @@ def test_what_was_committed_survives_a_kill(tmp_path: Path) -> None:
         writer.kill()
         writer.communicate()
     with open_store(tmp_path) as db:
-        rows = records.list_rows(db, "instruction")
+        rows = list_rows(db, "instruction")
         assert [r.record for r in rows] == [make_instruction(f"q{n}", "a") for n in range(len(rows))]
         assert len(rows) > 10
         assert db.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
@@ -487,7 +488,7 @@ def test_a_workbench_of_version_4_keeps_its_rows_and_their_sources_become_unknow
         old.executescript((DATA / "workbench-v4.sql").read_text())
     with open_store(tmp_path) as db:
         assert db.execute("SELECT value FROM meta WHERE key = 'schema'").fetchone()["value"] == str(VERSION)
-        rows = records.list_rows(db, "instruction")
+        rows = list_rows(db, "instruction")
         assert [(r.prompt, r.completion) for r in rows] == [("What is 2 + 2?", "4"), ("What is 3 + 3?", "6")]
         ((source, started),) = [
             (r["source"], r["started"]) for r in db.execute("SELECT DISTINCT source, started FROM origins JOIN runs USING (run)")

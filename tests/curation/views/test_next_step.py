@@ -9,6 +9,7 @@ from pathlib import Path
 from curation import api as pipeline
 from curation.store import facts, records, reviews, runs
 from curation.store.database import open_store
+from curation.store.rows import list_rows
 from tests.support.projects import Bed, approve, blank, import_plain, score_by_hand
 
 
@@ -43,7 +44,7 @@ def test_each_step_is_followed_by_the_next_one_down_to_the_training(tmp_path: Pa
     assert following(bed) == ["curate", "push", folder]
     with open_store(bed.folder) as db:
         reviews.mark_pushed(
-            db, reviews.Place("http://here", "d1", "garden-instruction"), [(row.seq, "p") for row in records.list_rows(db, "instruction")]
+            db, reviews.Place("http://here", "d1", "garden-instruction"), [(row.seq, "p") for row in list_rows(db, "instruction")]
         )
     done(bed, "push")
     assert following(bed)[:3] == ["curate", "pull", folder]
@@ -94,7 +95,7 @@ def test_counting_rows_agrees_with_listing_them(tmp_path: Path) -> None:
     pipeline.import_rows(bed.folder, tmp_path / "pairs.jsonl", shape="preference")
     pipeline.erase(bed.folder, bed.rows()[0].id, reason="x")
     with open_store(bed.folder) as db:
-        listed = {kind: len(records.list_rows(db, kind)) for kind in ("instruction", "preference")}  # type: ignore[arg-type]
+        listed = {kind: len(list_rows(db, kind)) for kind in ("instruction", "preference")}  # type: ignore[arg-type]
         assert records.count_rows(db) == listed == {"instruction": 4, "preference": 1}
 
 
@@ -106,7 +107,7 @@ def test_rows_that_argilla_lost_or_should_no_longer_show_are_pushed(tmp_path: Pa
     done(bed, "score", "dedup", "screen")
     pipeline.decide(bed.folder)
     with open_store(bed.folder) as db:
-        rows = records.list_rows(db, "instruction")
+        rows = list_rows(db, "instruction")
         reviews.mark_pushed(db, place, [(row.seq, "p") for row in rows])
     done(bed, "push")
     assert following(bed)[:3] == ["curate", "pull", folder]
@@ -132,7 +133,7 @@ def test_too_few_people_for_the_overlap_are_named_instead_of_another_pull(tmp_pa
     pipeline.decide(bed.folder)
     place = reviews.Place("http://here", "d1", "garden-instruction")
     with open_store(bed.folder) as db:
-        reviews.mark_pushed(db, place, [(row.seq, "p") for row in records.list_rows(db, "instruction")])
+        reviews.mark_pushed(db, place, [(row.seq, "p") for row in list_rows(db, "instruction")])
         with runs.record_run(db, "pull") as run:
             run.detail = {"people": 2}
     assert following(bed)[:2] == ["curate", "pull"]

@@ -17,6 +17,7 @@ from curation.snapshot.manifest import Manifest
 from curation.store import records
 from curation.store.database import open_store
 from curation.store.records import Origin
+from curation.store.rows import list_rows
 from tests.support.projects import Bed, blank
 from tests.support.review_settings import set_review
 
@@ -118,10 +119,10 @@ def test_a_row_in_two_sources_counts_in_both_and_has_one_author(bed: Bed) -> Non
 def test_an_edited_row_keeps_its_source(bed: Bed) -> None:
     bring(bed, "a.jsonl", rows(0, 40), "one", "CC0-1.0", "people")
     with open_store(bed.folder) as db:
-        parent = records.list_rows(db, "instruction")[0]
+        parent = list_rows(db, "instruction")[0]
         edited = parent.record.model_copy(update={"completion": parent.record.completion.model_copy(update={"content": "Better."})})  # type: ignore[union-attr]
         records.add_records(db, [(edited, Origin("edited", "response", 0, parent=parent.seq))], 1)
-        child = next(row for row in records.list_rows(db, "instruction") if row.how == "edited")
+        child = next(row for row in list_rows(db, "instruction") if row.how == "edited")
     with pipeline.open_workspace(bed.folder) as workspace:
         from curation.views.provenance import sources_of
 
