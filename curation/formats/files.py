@@ -13,7 +13,7 @@ import json
 import re
 import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from typing import Any
 import orjson
 
 from curation.errors import ProjectError
-from curation.formats.raw import Detected, RawFile, ReadAs, Row, RowFailure, Rows, lines_of, open_bytes, sample_of
+from curation.formats.raw import Detected, Lines, RawFile, ReadAs, Row, RowFailure, Rows, lines_in, lines_of, open_bytes, sample_of
 
 TEXT_ENDINGS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv")
 
@@ -90,7 +90,8 @@ def read_raw(path: Path, how: ReadAs | None = None) -> RawFile:
         return RawFile(replace(detected, kind="JSON"), _read_array(path, encoding))
     if ending == ".json" and not _is_jsonl(path, encoding):
         return RawFile(replace(detected, kind="JSON"), _read_object(path, encoding))
-    return RawFile(detected, _read_lines(path, encoding))
+    is_plain = encoding in ("utf-8", "utf-8-sig") and path.suffix.lower() != ".gz"
+    return RawFile(detected, _rows_of(enumerate(lines_of(path, encoding), start=1)), path if is_plain else None)
 
 
 def count_places(path: Path, detected: Detected) -> int:
@@ -158,8 +159,13 @@ def _first_byte(path: Path, encoding: str) -> bytes:
 # JSON
 
 
-def _read_lines(path: Path, encoding: str) -> Rows:
-    for number, line in enumerate(lines_of(path, encoding), start=1):
+def read_lines(path: Path, part: Lines) -> Rows:
+    """Yield the rows of a part of `RawFile.lines`."""
+    return _rows_of(enumerate(lines_in(path, part), start=part.first))
+
+
+def _rows_of(lines: Iterable[tuple[int, bytes | RowFailure]]) -> Rows:
+    for number, line in lines:
         if isinstance(line, RowFailure):
             yield number, line
         elif text := line.removeprefix(codecs.BOM_UTF8).strip():
@@ -249,7 +255,7 @@ def _read_object(path: Path, encoding: str) -> Rows:
         value = orjson.loads(body)
     except orjson.JSONDecodeError as error:
         yield from (
-            _read_lines(path, encoding)
+            _rows_of(enumerate(lines_of(path, encoding), start=1))
             if b"\n{" in body.replace(b"\r", b"")
             else iter(
                 [(error.lineno, RowFailure(f"column {error.colno}: is not JSON ({error.msg})", body[:2000].decode(errors="replace")))]

@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any, NamedTuple, cast
 
 LONGEST_LINE = 64 * 2**20
 """Maximum bytes of one line; a longer one is a failed row."""
@@ -74,6 +74,8 @@ class RawFile:
 
     detected: Detected
     rows: Rows
+    lines: Path | None = None
+    """The file, where each of its lines is a row and can be found by its bytes, so that `read_lines` reads any part."""
 
     def __iter__(self) -> Rows:
         return self.rows
@@ -122,10 +124,50 @@ def lines_of(path: Path, encoding: str) -> Iterator[bytes | RowFailure]:
         yield RowFailure(f"the text is not {encoding} from here on ({getattr(error, 'reason', error)})", "")
 
 
-def _byte_lines(file: IO[bytes], most: int | None) -> Iterator[bytes | RowFailure]:
-    read = 0
+class Lines(NamedTuple):
+    """Whole lines of a file."""
+
+    start: int
+    """Byte."""
+    end: int
+    first: int
+    """Number of the first line, from 1."""
+
+
+def split_lines(path: Path, *, lines: int, size: int, chunk: int = 64 * 2**10) -> Iterator[Lines]:
+    """Yield a file in parts of whole lines.
+
+    Args:
+        path: the file.
+        lines: lines after which a part ends, counted by chunks.
+        size: bytes after which it ends; a longer line is in one part all the same.
+        chunk: bytes in which newlines are counted at a time.
+    """
+    with path.open("rb") as file:
+        start, first, at, held = 0, 1, 0, 0
+        while piece := file.read(chunk):
+            held += piece.count(b"\n")
+            cut = piece.rfind(b"\n") + 1
+            if cut and (held >= lines or at + cut - start >= size):
+                yield Lines(start, at + cut, first)
+                start, first, held = at + cut, first + held, 0
+            at += len(piece)
+        if at > start:
+            yield Lines(start, at, first)
+
+
+def lines_in(path: Path, part: Lines) -> Iterator[bytes | RowFailure]:
+    """Yield the lines of a part of a UTF-8 file, as `lines_of` yields those of all of it."""
+    with path.open("rb") as file:
+        file.seek(part.start)
+        yield from _byte_lines(file, None, part.end - part.start)
+
+
+def _byte_lines(file: IO[bytes], most: int | None, size: int | None = None) -> Iterator[bytes | RowFailure]:
+    """Yield the lines of a file; with `size` those of so many bytes, which end with a line."""
+    read, end = 0, None if size is None else file.tell() + size
     # One byte more than is allowed, to distinguish a line of exactly that length from a longer one.
-    while line := file.readline(LONGEST_LINE + 1):
+    while (end is None or file.tell() < end) and (line := file.readline(LONGEST_LINE + 1)):
         read += len(line)
         if most is not None and read > most:
             yield RowFailure(f"the compressed file expands to more than {most:,} bytes; the rest was not read", "")

@@ -86,6 +86,8 @@ class OpenRows:
     """The rows as they are in the file, where each is read apart from all others; else None. To be read in place of `rows`."""
     read: Callable[[Rows], Iterator[ReadRow]] | None = None
     """Reads any part of `raw`."""
+    lines: Path | None = None
+    """The file, where any part of its lines can be read in place of `raw`: `read(read_lines(lines, part))`."""
 
     def __iter__(self) -> Iterator[ReadRow]:
         return self.rows
@@ -147,7 +149,7 @@ def open_rows(path: Path | str, options: ReadOptions | None = None) -> OpenRows:
     if options.format == "kto" or (options.format == "auto" and shape != "preference" and _has_feedback(renamed)):
         return OpenRows(raw.detected, "kto", _read_feedback(rows, shape, options))
     read = partial(_read_plain, shape=shape, options=options, pattern=pattern)
-    return OpenRows(raw.detected, shape, read(rows), rows, read)
+    return OpenRows(raw.detected, shape, read(rows), rows, read, raw.lines)
 
 
 def _read_plain(rows: Rows, shape: Shape, options: ReadOptions, pattern: Pattern | None) -> Iterator[ReadRow]:

@@ -14,12 +14,12 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from curation.errors import ProjectError
 from curation.formats import ImportFormat
-from curation.formats.files import ENDINGS, count_places
-from curation.formats.raw import ReadAs, RowFailure
+from curation.formats.files import ENDINGS, count_places, read_lines
+from curation.formats.raw import ReadAs, RowFailure, Rows, split_lines
 from curation.formats.read import OpenRows, ReadOptions, ReadRow, open_rows
 from curation.formats.tables import HUB, is_arrow_folder
 from curation.licences import read_license
@@ -34,6 +34,8 @@ from curation.workspace import Progress, StageResult, Workspace, open_workspace
 _Row = TypeVar("_Row")
 _BATCH = 5000
 """Rows that one process converts at a time."""
+_BYTES = 8 * 2**20
+"""Bytes of lines that it reads at a time at most."""
 _COMMIT = 8
 """Batches in one transaction: the more rows, the fewer times a page of the index of ids is written."""
 _LONGEST_NOTE = 240
@@ -277,7 +279,7 @@ def _joined(batches: Sequence[_Batch]) -> _Batch:
     for batch in batches:
         metadata.update(batch.metadata)
         left_out.update(batch.left_out)
-    return _Batch(new, sizes, metadata, left_out, failures, batches[-1].last)
+    return _Batch(new, sizes, metadata, left_out, failures, max(batch.last for batch in batches))
 
 
 def _read_batches(rows: OpenRows, about: Source, group: str | None, run: int) -> Iterator[_Batch]:
@@ -292,11 +294,19 @@ def _read_batches(rows: OpenRows, about: Source, group: str | None, run: int) ->
         yield from map(convert, _parts(rows.rows))
         return
     read, raw = rows.read, rows.raw
-    head = list(itertools.islice(raw, 2 * _BATCH))
-    processes = count_processes(len(head)) if len(head) == 2 * _BATCH else 1
-    parts = _parts(itertools.chain(head, raw))
-    del head
-    yield from in_processes(lambda part: convert(read(iter(part))), parts, processes=processes, what="curate import", ahead=2 * _COMMIT)
+    rows_of: Callable[[Any], Rows] = iter
+    parts: Iterable[Any]
+    if rows.lines is not None:
+        # Each process reads its own bytes of the file, so that this one only writes.
+        ranges = list(split_lines(rows.lines, lines=_BATCH, size=_BYTES))
+        rows_of, parts = partial(read_lines, rows.lines), ranges
+        processes = count_processes(ranges[-1].first) if ranges else 1
+    else:
+        head = list(itertools.islice(raw, 2 * _BATCH))
+        processes = count_processes(len(head)) if len(head) == 2 * _BATCH else 1
+        parts = _parts(itertools.chain(head, raw))
+        del head
+    yield from in_processes(lambda part: convert(read(rows_of(part))), parts, processes=processes, what="curate import", ahead=2 * _COMMIT)
 
 
 def _parts(rows: Iterator[_Row]) -> Iterator[list[_Row]]:
