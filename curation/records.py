@@ -7,7 +7,7 @@ that reference the id.
 from __future__ import annotations
 
 import hashlib
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
@@ -18,6 +18,7 @@ SCHEMA = 1
 """Version of the content that an id is computed over; part of the hash."""
 
 Kind = Literal["instruction", "preference"]
+_ROLES = ("system", "user", "assistant")
 KINDS: tuple[Kind, ...] = ("instruction", "preference")
 
 
@@ -63,6 +64,15 @@ class PairRecord(BaseModel):
         if first >= second:
             raise ValueError("the two completions must differ and be in canonical (code point) order; use make_pair")
         return self
+
+
+class PlainRecord(NamedTuple):
+    """A record as the store keeps it."""
+
+    id: str
+    kind: Kind
+    label: str | None
+    body: bytes
 
 
 Record = InstructionRecord | PairRecord
@@ -135,6 +145,41 @@ def identify(record: Record) -> tuple[str, bytes]:
     """Return the id and the stored JSON of a record, as `record_id` and `dump_record` do, from one conversion to plain values."""
     content = record.model_dump(mode="json")
     return hashlib.sha256(canonical_json({"schema": SCHEMA, **content})).hexdigest(), orjson.dumps(content)
+
+
+def store_form(record: Record) -> PlainRecord:
+    """Return a record as the store keeps it."""
+    identity, body = identify(record)
+    return PlainRecord(identity, record.kind, record.label if record.kind == "instruction" else None, body)
+
+
+def store_instruction(value: dict[str, Any]) -> PlainRecord:
+    """Return what `store_form` returns of `parse_record`, for an instruction, in a third of the time.
+
+    Plain values that are an instruction beyond doubt are checked without building the record; all others are parsed.
+
+    Args:
+        value: `kind`, `prompt`, `completion` and `label`, with messages as `role` and `content`.
+
+    Raises:
+        RowError: names the field and the problem.
+    """
+    prompt, completion, label = value["prompt"], value["completion"], value["label"]
+    is_plain = bool(prompt) and prompt[-1]["role"] == "user" and completion["role"] == "assistant"
+    is_plain = is_plain and (label is None or type(label) is str) and all(map(_is_plain, prompt)) and _is_plain(completion)
+    if is_plain and (len(prompt) == 1 or not any(turn["role"] == "system" for turn in prompt[1:])):
+        content = {"kind": "instruction", "prompt": prompt, "completion": completion, "label": label}
+        try:
+            identity = hashlib.sha256(canonical_json({"schema": SCHEMA, **content})).hexdigest()
+            return PlainRecord(identity, "instruction", label, orjson.dumps(content))
+        except orjson.JSONEncodeError:
+            pass  # lone surrogates, which the parser names
+    return store_form(parse_record(value))
+
+
+def _is_plain(turn: dict[str, Any]) -> bool:
+    """Return whether a turn is a message as it is stored: a known role, then text that is not empty."""
+    return tuple(turn) == ("role", "content") and turn["role"] in _ROLES and type(turn["content"]) is str and turn["content"] != ""
 
 
 def canonical_json(value: Any) -> bytes:

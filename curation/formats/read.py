@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 
@@ -20,9 +20,11 @@ from curation.errors import ProjectError, RowError
 from curation.formats import ImportFormat, Shape
 from curation.formats.files import read_raw
 from curation.formats.raw import Detected, ReadAs, Row, RowFailure, Rows, shown
-from curation.formats.shapes import NEEDS, SHAPES, USED, PairWithFact, find_shape, is_tree, join_messages, record_from, tree_examples
+from curation.formats.shapes import NEEDS, SHAPES, USED, PairWithFact, find_shape, is_tree, join_messages, tree_examples, values_from
 from curation.patterns import Pattern, compile_pattern
-from curation.records import InstructionRecord, Message, canonical_json, make_pair
+from curation.records import InstructionRecord, Message, PlainRecord, canonical_json, make_pair, parse_record, store_instruction
+
+Instruction = TypeVar("Instruction", InstructionRecord, PlainRecord)
 
 _HEAD = 50
 """Readable rows that decide the shape."""
@@ -55,7 +57,7 @@ class ReadOptions:
 class Example:
     """One record of a row, with its metadata."""
 
-    value: InstructionRecord | PairWithFact
+    value: InstructionRecord | PlainRecord | PairWithFact
     meta: Mapping[str, Any] = field(default_factory=dict)
     """Every column that is not part of the record, as JSON values."""
     group: str | None = None
@@ -85,7 +87,7 @@ class OpenRows:
     raw: Rows | None = None
     """The rows as they are in the file, where each is read apart from all others; else None. To be read in place of `rows`."""
     read: Callable[[Rows], Iterator[ReadRow]] | None = None
-    """Reads any part of `raw`."""
+    """Reads any part of `raw`, instructions as `PlainRecord`."""
     lines: Path | None = None
     """The file, where any part of its lines can be read in place of `raw`: `read(read_lines(lines, part))`."""
 
@@ -105,6 +107,7 @@ def read_rows(path: Path, **options: Any) -> Iterator[tuple[int, InstructionReco
         if row.failure:
             yield row.place, row.failure
         for example in row.examples:
+            assert not isinstance(example.value, PlainRecord)
             yield row.place, example.value
 
 
@@ -148,21 +151,24 @@ def open_rows(path: Path | str, options: ReadOptions | None = None) -> OpenRows:
     shape = given or _find_shape(str(path), renamed, options.columns)
     if options.format == "kto" or (options.format == "auto" and shape != "preference" and _has_feedback(renamed)):
         return OpenRows(raw.detected, "kto", _read_feedback(rows, shape, options))
-    read = partial(_read_plain, shape=shape, options=options, pattern=pattern)
-    return OpenRows(raw.detected, shape, read(rows), rows, read, raw.lines)
+    plain = _read_plain(rows, shape, options, pattern, _parse_instruction)
+    read = partial(_read_plain, shape=shape, options=options, pattern=pattern, parse=store_instruction)
+    return OpenRows(raw.detected, shape, plain, rows, read, raw.lines)
 
 
-def _read_plain(rows: Rows, shape: Shape, options: ReadOptions, pattern: Pattern | None) -> Iterator[ReadRow]:
+def _read_plain(
+    rows: Rows, shape: Shape, options: ReadOptions, pattern: Pattern | None, parse: Callable[[dict[str, Any]], Instruction]
+) -> Iterator[ReadRow]:
     used, labelled = _used(shape, options), _used(shape, options, also=options.label_column)
     for place, row in rows:
         if isinstance(row, RowFailure):
             yield ReadRow(place, failure=row)
             continue
-        value = _read_row(_renamed(row, options.columns), shape, options, pattern)
+        value = _read_row(_renamed(row, options.columns), shape, options, pattern, parse)
         if isinstance(value, RowFailure):
             yield ReadRow(place, failure=value)
             continue
-        has_label = isinstance(value, InstructionRecord) and pattern is None
+        has_label = not isinstance(value, PairWithFact) and pattern is None
         yield _with_meta(place, row, value, options, used=labelled if has_label else used)
 
 
@@ -172,7 +178,9 @@ def _used(shape: Shape, options: ReadOptions, *, also: str | None = None) -> set
     return {*names.values(), *(name for name in USED[shape] if name not in names), also}
 
 
-def _with_meta(place: int, row: Row, value: InstructionRecord | PairWithFact, options: ReadOptions, *, used: set[str | None]) -> ReadRow:
+def _with_meta(
+    place: int, row: Row, value: InstructionRecord | PlainRecord | PairWithFact, options: ReadOptions, *, used: set[str | None]
+) -> ReadRow:
     meta, left_out = metadata_of({name: cell for name, cell in row.items() if name not in used})
     group = _group(row.get(options.group_column)) if options.group_column else None
     return ReadRow(place, (Example(value, meta, group),), None, left_out)
@@ -196,7 +204,7 @@ def _read_feedback(rows: Rows, shape: Shape, options: ReadOptions) -> Iterator[R
         if word not in (*_YES, *_NO):
             yield ReadRow(place, failure=RowFailure(f"label: must be true or false, found {str(renamed.get('label'))[:40]!r}", _raw(row)))
             continue
-        value = _read_row({name: cell for name, cell in renamed.items() if name != "label"}, shape, options, None)
+        value = _read_row({name: cell for name, cell in renamed.items() if name != "label"}, shape, options, None, _parse_instruction)
         if isinstance(value, RowFailure | PairWithFact):
             yield ReadRow(place, failure=value if isinstance(value, RowFailure) else RowFailure("is a pair, not a response", _raw(row)))
         elif word in _YES:
@@ -318,7 +326,15 @@ def _find_shape(path: str, rows: list[Row], names: Mapping[str, str]) -> Shape:
     )
 
 
-def _read_row(row: Row, shape: Shape, options: ReadOptions, pattern: Pattern | None) -> InstructionRecord | PairWithFact | RowFailure:
+def _parse_instruction(values: dict[str, Any]) -> InstructionRecord:
+    record = parse_record(values)
+    assert isinstance(record, InstructionRecord)
+    return record
+
+
+def _read_row(
+    row: Row, shape: Shape, options: ReadOptions, pattern: Pattern | None, parse: Callable[[dict[str, Any]], Instruction]
+) -> Instruction | InstructionRecord | PairWithFact | RowFailure:
     try:
         label = row.get(options.label_column) if options.label_column and pattern is None else None
         if label == "" or isinstance(label, bool):  # true and false are unpaired feedback, not classes
@@ -326,9 +342,12 @@ def _read_row(row: Row, shape: Shape, options: ReadOptions, pattern: Pattern | N
         if not isinstance(label, str | int | None):
             raise RowError("label", f"must be text or a whole number, not {type(label).__name__}")
         text = None if label is None else str(label)
-        record = record_from(row, shape=shape, system_instruction=options.system_instruction, label=text, system=options.system)
-        if pattern is None or isinstance(record, PairWithFact):
-            return record
+        values = values_from(row, shape=shape, system_instruction=options.system_instruction, label=text, system=options.system)
+        if isinstance(values, PairWithFact):
+            return values
+        if pattern is None:
+            return parse(values)
+        record = _parse_instruction(values)
         match = pattern.search(record.completion.content)
     except RowError as error:
         return RowFailure(f"{error.what}: {error.fact}", _raw(row))

@@ -136,10 +136,10 @@ def find_shape(row: Row) -> Shape | None:
     return next((shape for shape, names in NEEDS.items() if all(row.get(name) is not None for name in names)), None)
 
 
-def record_from(
+def values_from(
     row: Row, *, shape: Shape, system_instruction: bool = False, label: str | None = None, system: str | None = None
-) -> InstructionRecord | PairWithFact:
-    """Return the record of a row.
+) -> dict[str, Any] | PairWithFact:
+    """Return the pair of a row, or the values of its instruction, which `parse_record` reads.
 
     Args:
         row: the row under our column names.
@@ -171,9 +171,7 @@ def record_from(
     if not turns or turns[-1]["role"] != "assistant":
         raise RowError(NEEDS[shape][-1], "does not end with an assistant message")
     prompt = _begin_with(system, turns[:-1])
-    record = parse_record({"kind": "instruction", "prompt": prompt, "completion": turns[-1], "label": label})
-    assert isinstance(record, InstructionRecord)
-    return record
+    return {"kind": "instruction", "prompt": prompt, "completion": turns[-1], "label": label}
 
 
 def _alpaca_prompt(row: Row, system_instruction: bool) -> list[Turn]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypedDict, ca
 import orjson
 
 from curation.errors import ProjectError
-from curation.records import KINDS, Kind, Record, identify, load_record, read_texts
+from curation.records import KINDS, Kind, PlainRecord, Record, load_record, read_texts, store_form
 from curation.requests import Failure, cells_in
 
 if TYPE_CHECKING:
@@ -193,7 +193,7 @@ class NewRows(NamedTuple):
     """The same for the candidates of pairs."""
 
 
-def new_rows(made: Iterable[tuple[Record, Origin]], run: int) -> NewRows:
+def new_rows(made: Iterable[tuple[Record | PlainRecord, Origin]], run: int) -> NewRows:
     """Return records with their origins as `add_rows` stores them.
 
     Args:
@@ -202,9 +202,9 @@ def new_rows(made: Iterable[tuple[Record, Origin]], run: int) -> NewRows:
     """
     new = NewRows([], [], [])
     for record, origin in made:
-        identity, body = identify(record)
+        identity, kind, label, body = record if isinstance(record, PlainRecord) else store_form(record)
         key = bytes.fromhex(identity)
-        new.records.append((key, record.kind, record.label if record.kind == "instruction" else None, body))
+        new.records.append((key, kind, label, body))
         (new.candidates if origin.part else new.origins).append(_origin(key, origin, run))
     return new
 

@@ -14,7 +14,7 @@ from curation.formats.files import read_raw
 from curation.formats.raw import RowFailure
 from curation.formats.read import ReadOptions, ReadRow, open_rows
 from curation.formats.shapes import PairWithFact
-from curation.records import completion_text, prompt_text
+from curation.records import PlainRecord, completion_text, prompt_text
 
 FOLDER = "imports"
 ENDINGS = (".jsonl", ".json", ".csv", ".tsv", ".jsonl.gz", ".json.gz", ".csv.gz", ".tsv.gz", ".parquet", ".xlsx")
@@ -122,6 +122,7 @@ def preview_upload(folder: Path, name: str, columns: Mapping[str, str]) -> Uploa
         if (found := read.get(place)) is not None:
             fault = found.failure.reason if found.failure else ""
             for example in found.examples[:1]:
+                assert not isinstance(example.value, PlainRecord)
                 record = example.value.record if isinstance(example.value, PairWithFact) else example.value
                 prompt, completion = _short(prompt_text(record)), _short(completion_text(record))
                 label = record.label if record.kind == "instruction" else None

@@ -30,6 +30,8 @@ from curation.records import (
     prompt_text,
     read_texts,
     record_id,
+    store_form,
+    store_instruction,
 )
 
 USER = {"role": "user", "content": "What is ataxia?"}
@@ -98,6 +100,37 @@ def test_what_is_stored_comes_back_as_it_was(record: Record) -> None:
 @given(records())
 def test_id_and_stored_form_from_one_conversion_are_those_of_two(record: Record) -> None:
     assert identify(record) == (record_id(record), dump_record(record))
+
+
+@given(records().filter(lambda record: record.kind == "instruction"))
+def test_an_instruction_is_stored_from_its_values_as_from_the_record(record: Record) -> None:
+    assert store_instruction(json.loads(dump_record(record))) == store_form(record)
+
+
+TURN = st.fixed_dictionaries(
+    {
+        "role": st.sampled_from(["system", "user", "assistant", "tool", ""]),
+        "content": st.sampled_from(["", "a", "é\u2028", "\ud800", None, 4]),
+    }
+)
+
+
+@given(st.lists(TURN, max_size=4), TURN, st.sampled_from([None, "", "x", "\udfff", 3]), st.booleans())
+def test_values_that_are_no_instruction_are_refused_in_the_words_of_the_parser(
+    prompt: Any, completion: Any, label: Any, turned: bool
+) -> None:
+    if turned:
+        completion = dict(reversed(completion.items()))
+    values = {"kind": "instruction", "prompt": prompt, "completion": completion, "label": label}
+    try:
+        expected: Any = store_form(parse_record(values))
+    except RowError as error:
+        expected = str(error)
+    try:
+        found: Any = store_instruction(values)
+    except RowError as error:
+        found = str(error)
+    assert found == expected
 
 
 @given(records())
