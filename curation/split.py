@@ -18,11 +18,10 @@ from dataclasses import dataclass
 from itertools import accumulate, combinations, pairwise
 
 import numpy as np
-import pyarrow as pa
 
 from curation.dedup.arrow_text import Array, Texts
-from curation.dedup.near import roots_of
-from curation.dedup.near_pairs import find_clusters, find_near_pairs
+from curation.dedup.near import Sketched, roots_of, sketch
+from curation.dedup.near_pairs import find_clusters, similar_pairs
 
 Assigned = tuple[str | None, str]
 """(split or None when the row's twins are in two splits, cluster)."""
@@ -32,6 +31,8 @@ LARGE, LARGEST = 0.05, 0.2
 """Share of the rows from which a cluster is reported, and from which it is cut."""
 FEWEST, FEWEST_CUT = 20, 50
 """Rows below which a cluster is not reported, or not cut, whatever its share."""
+SHINGLE = 5
+"""Code points in a shingle of a prompt."""
 _STEPS = 4
 _BLOCK = 1024
 
@@ -90,8 +91,13 @@ def merge_groups(*groupings: Sequence[str | None]) -> list[str | None]:
     return ["{}:{}".format(*root(own[0])) if own else None for own in keys]
 
 
+def sketch_prompts(prompts: Texts, threshold: float | None) -> Sketched:
+    """Sketch prompts for `part_rows` and `find_across`; without a threshold only equal ones are found."""
+    return sketch(prompts, threshold=1.0 if threshold is None else threshold, shingle=SHINGLE)
+
+
 def part_rows(
-    prompts: Texts,
+    prompts: Texts | Sketched,
     ids: Sequence[str],
     *,
     shares: Mapping[str, float],
@@ -104,7 +110,7 @@ def part_rows(
     """Assign each row the split that the hash of its cluster's first member names.
 
     Args:
-        prompts: prompt of each row.
+        prompts: prompt of each row, or the sketch of them.
         ids: hex ids of the rows, in order of age.
         shares: share of each split; they add up to 1.
         groups: rows of one group (a conversation, a seed) stay together, and are never cut.
@@ -117,12 +123,12 @@ def part_rows(
     was lowered since.
     """
     groups = list(groups) if groups is not None and any(group is not None for group in groups) else None
-    of = _Set(prompts, groups, vectors if cosine is not None else None, threshold, cosine)
-    everyone = np.arange(len(prompts))
-    roots = of.clusters(everyone, 0)
-    sizes = np.bincount(roots, minlength=len(prompts))
-    largest, most = int(sizes.max(initial=0)), max(FEWEST_CUT, int(LARGEST * len(prompts)))
-    cut = np.full(len(prompts), -1)
+    sketched = prompts if isinstance(prompts, Sketched) else sketch_prompts(prompts, threshold)
+    of, n = _Set(sketched, groups, vectors if cosine is not None else None, threshold, cosine), len(ids)
+    roots = of.clusters(np.arange(n), 0)
+    sizes = np.bincount(roots, minlength=n)
+    largest, most = int(sizes.max(initial=0)), max(FEWEST_CUT, int(LARGEST * n))
+    cut = np.full(n, -1)
     for root in np.flatnonzero(sizes > most).tolist():
         members = np.flatnonzero(roots == root)
         roots[members], cut[members] = _cut(of, members, most), root
@@ -133,7 +139,7 @@ def part_rows(
             sides.setdefault(root, set()).add(split)
     # A cluster that already is in two splits gets none of them: its new rows are left out.
     chosen = {root: next(iter(held)) for root, held in sides.items() if len(held) == 1}
-    sizes = np.bincount(roots, minlength=len(prompts))
+    sizes = np.bincount(roots, minlength=n)
     new = [root for root in np.flatnonzero(sizes).tolist() if root not in sides]
     picked = dict(zip(new, pick_splits([ids[root] for root in new], shares), strict=True))
     chosen |= _fill(new, picked, sizes, shares, set(chosen.values()))
@@ -157,12 +163,14 @@ def _fill(new: Sequence[int], picked: dict[int, str], sizes: Array, shares: Mapp
 
 
 def find_across(
-    prompts: Texts, sides: Sequence[str], *, cut: Array, threshold: float | None, vectors: Array | None, cosine: float | None
+    prompts: Texts | Sketched, sides: Sequence[str], *, cut: Array, threshold: float | None, vectors: Array | None, cosine: float | None
 ) -> Across:
     """Find the similar pairs whose rows are in different splits, whatever the clusters say.
 
+    Every candidate pair across splits is compared here; from what the clusters were made of only the candidates are taken.
+
     Args:
-        prompts: prompt of each row.
+        prompts: prompt of each row, or the sketch of them.
         sides: split of each row.
         cut: for each row the cut cluster it is from, or -1: pairs within one are counted, not resolved.
         threshold: Jaccard similarity of similar prompts; None: only equal ones are similar.
@@ -170,16 +178,14 @@ def find_across(
         cosine: cosine of similar prompts; None: vectors are not compared.
     """
     rank = np.array([ORDER.index(side) for side in sides], np.int64)
-    out = np.zeros(len(prompts), bool)
+    out = np.zeros(len(sides), bool)
     stays: dict[str, list[tuple[Array, Array]]] = {"near": [], "semantic": []}
     near, crowded = (np.empty(0, np.int64), np.empty(0, np.int64)), False
-    if threshold is not None and len(prompts):
-        table = find_near_pairs(prompts, floor=threshold)
-        row, twin = table["row"].to_numpy(), table["twin"].to_numpy()
-        apart = rank[row] != rank[twin]
-        near = row[apart], twin[apart]
+    if threshold is not None and len(sides):
+        sketched = prompts if isinstance(prompts, Sketched) else sketch_prompts(prompts, threshold)
+        near = similar_pairs(sketched, apart=rank)[:2]
         # So many prompts are similar that some pairs were not compared.
-        crowded = (table.schema.metadata or {}).get(b"crowded", b"0") != b"0"
+        crowded = sketched.close.crowded > 0
     for kind, pairs in (("near", [near]), ("semantic", _similar_across(vectors, rank, cosine))):
         for a, b in pairs:
             kept = (cut[a] >= 0) & (cut[a] == cut[b])
@@ -212,7 +218,7 @@ def pick_splits(identities: Sequence[str], shares: Mapping[str, float]) -> list[
 class _Set:
     """The prompts, groups and vectors by which rows are clustered, with the thresholds."""
 
-    prompts: Texts
+    prompts: Sketched
     groups: list[str | None] | None
     vectors: Array | None
     threshold: float | None
@@ -226,7 +232,8 @@ class _Set:
 
         # At 1.0 only equal prompts are joined.
         near = 1.0 if self.threshold is None else raised(self.threshold)
-        parent = np.asarray(find_clusters(_take(self.prompts, members), threshold=near)).copy()
+        prompts = self.prompts if not step else self.prompts.keyed.rows.take(members)
+        parent = find_clusters(prompts, threshold=near, shingle=SHINGLE)
         if self.groups is not None:
             first, own = dict[str, int](), [self.groups[member] for member in members.tolist()]
             grouped = [(n, first.setdefault(group, n)) for n, group in enumerate(own) if group is not None]
@@ -238,13 +245,6 @@ class _Set:
                 if (apart := a != b).any():
                     _join(parent, np.unique(np.stack([a[apart], b[apart]], axis=1), axis=0))
         return np.asarray(members[roots_of(parent)])
-
-
-def _take(texts: Texts, members: Array) -> Texts:
-    """Return the texts at ascending places."""
-    if len(members) == len(texts):
-        return texts
-    return texts.take(members) if isinstance(texts, pa.Array | pa.ChunkedArray) else [texts[n] for n in members.tolist()]
 
 
 def _cut(of: _Set, members: Array, most: int, step: int = 1) -> Array:

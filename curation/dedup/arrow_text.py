@@ -61,6 +61,10 @@ class Rows:
         """The rows and the normalization tables, for a compiled loop."""
         return RowBytes(self.addresses, self.sizes, self.is_normalized, *folding_table())
 
+    def take(self, places: Array) -> Rows:
+        """Return the rows at some places, without a copy of their texts."""
+        return replace(self, addresses=self.addresses[places], sizes=self.sizes[places], is_normalized=self.is_normalized[places])
+
 
 @dataclass(frozen=True)
 class Keyed:
@@ -70,9 +74,15 @@ class Keyed:
     keys: Array
     lengths: Array
 
+    def take(self, places: Array) -> Keyed:
+        """Return the rows at some places."""
+        return Keyed(self.rows.take(places), self.keys[places], self.lengths[places])
 
-def read_rows(texts: Texts) -> Rows:
+
+def read_rows(texts: Texts | Rows) -> Rows:
     """Return the rows of a list of str or an Arrow string array; null is read as the empty text."""
+    if isinstance(texts, Rows):
+        return texts
     given = texts.chunks if isinstance(texts, pa.ChunkedArray) else [texts if isinstance(texts, pa.Array) else arrow_texts(texts)]
     chunks, addresses, sizes = list[pa.Array](), [np.empty(0, np.int64)], [np.empty(0, np.int64)]
     for chunk in given:

@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
-from curation.dedup.arrow_text import Array, Keyed, RowBytes, Texts, read_by, read_rows, spread, thread_count
+from curation.dedup.arrow_text import Array, Keyed, RowBytes, Rows, Texts, read_by, read_rows, spread, thread_count
 from curation.dedup.lsh import bands_for, choose_bands, least_alike
 from curation.dedup.normalization import checked_length
 from curation.dedup.resolve import MEASURES, Decided, drop_table, first_of_equal, label_codes, order_by_rank, salts_of
@@ -30,6 +30,10 @@ SHORT = 240
 _ALL = 1000
 # Bytes from which a row gets a signature of so many bins more: its comparisons cost as much as hundreds of signatures.
 LONG, LONG_BINS = 2000, 1024
+# Normalized Levenshtein similarity from which short texts with the same label are duplicates.
+EDITS = 0.85
+# Rows that share a band up to which every pair is a candidate; in a larger group each row is paired with the first FIRST rows.
+WHOLE, FIRST = 256, 64
 _32, _LOW = np.uint64(32), np.uint64(0xFFFFFFFF)
 
 
@@ -65,7 +69,7 @@ class Places(NamedTuple):
     """The distinct rows that are compared, best first, as the compiled loops take them. A place is an index into `which`."""
 
     which: Array
-    """Row at each place."""
+    """Row at each place, as an index into `rows` and the signatures."""
     counts: Array
     """Shingles at each place; an upper bound is enough."""
     rows: RowBytes
@@ -127,21 +131,79 @@ class Decision(NamedTuple):
     similarity: Array
 
 
+class ClosePairs(NamedTuple):
+    """The candidate pairs that their signatures do not reject."""
+
+    packed: Array
+    """Sorted (later place, earlier place), uint64."""
+    crowded: int
+    """The most places of one band that share their key with more than WHOLE: not all of their pairs are candidates."""
+
+
 @dataclass(frozen=True)
-class Firsts:
-    """The first row of each group of equal rows, best first, with their LSH keys."""
+class Sketched:
+    """Texts that were read and sketched once, for any number of searches: groups of equal ones, and those that share an LSH band."""
 
     keyed: Keyed
     first: Array
     """First row of each row's group."""
     order: Array
     """All rows, best first."""
+    which: Array
+    """Row at each place."""
     codes: Array
     """Label at each place."""
     bands: tuple[int, int]
-    keys: Array
-    """(bands, rows) 32-bit band keys; equal keys mean an equal band and an equal label."""
+    shared: list[Array]
+    """For each band, the sorted (key, place), uint64, of the places whose 32-bit key another place may have; equal keys mean an equal
+    band and an equal label."""
     places: Places
+    """In a sketch of some rows (`among`), `places.which` still are their numbers among all."""
+
+    @cached_property
+    def close(self) -> ClosePairs:
+        """The pairs whose exact similarity must be computed where every similar pair is wanted."""
+        from curation.dedup.kernels.compare import close_pairs
+
+        def of_band(packed: Array) -> tuple[Array, int]:
+            # The first call only counts, to size the array.
+            count, crowded, _ = close_pairs(packed, WHOLE, FIRST, self.places, packed, False)
+            pairs: Array = np.empty(count, np.uint64)
+            return pairs[: close_pairs(packed, WHOLE, FIRST, self.places, pairs, True)[2]].copy(), crowded
+
+        with ThreadPoolExecutor(thread_count()) as pool:
+            found = list(pool.map(of_band, self.shared))
+        return ClosePairs(_distinct(np.concatenate([pairs for pairs, _ in found])), max(crowded for _, crowded in found))
+
+    def among(self, rows: Array) -> Sketched:
+        """Return the sketch of some of the rows, which are numbered in their order.
+
+        Args:
+            rows: ascending.
+        """
+        n = len(self.first)
+        if len(rows) == n:
+            return self
+        number = np.full(n, -1)
+        number[rows] = np.arange(len(rows))
+        order = number[self.order]
+        order = order[order >= 0]
+        # The best of the rows that are left in each group takes its place. Where an index occurs twice, NumPy keeps the last value.
+        group, head = self.first[rows], np.full(n, -1)
+        head[group[order[::-1]]] = order[::-1]
+        heads, rank = head[self.which], np.empty(len(rows), np.int64)
+        rank[order] = np.arange(len(rows))
+        stays = np.flatnonzero(heads >= 0)
+        stays = stays[np.argsort(rank[heads[stays]])]
+        place = np.full(len(heads), -1)
+        place[stays] = np.arange(len(stays))
+        shared = []
+        for packed in self.shared:
+            places = place[(packed & _LOW).astype(np.int64)]
+            is_left = places >= 0
+            shared.append(np.sort((packed[is_left] >> _32 << _32) | places[is_left].astype(np.uint64)))
+        kept = self.places._replace(which=self.places.which[stays], counts=self.places.counts[stays])
+        return Sketched(self.keyed.take(rows), head[group], order, heads[stays], self.codes[stays], self.bands, shared, kept)
 
 
 def find_near(
@@ -149,7 +211,7 @@ def find_near(
     *,
     threshold: float = 0.7,
     shingle: int = 5,
-    edits: float | None = 0.85,
+    edits: float | None = EDITS,
     labels: Sequence[str | None] | pa.Array | None = None,
     rank: Sequence[int] | None = None,
     bands: tuple[int, int] | None = None,
@@ -174,9 +236,14 @@ def find_near(
     Returns:
         One line per dropped row: row, kept, twin, similarity, cluster, measure ("exact", "jaccard" or "levenshtein").
     """
-    firsts = read_firsts(texts, threshold=threshold, shingle=shingle, labels=labels, rank=rank, bands=bands)
-    decided, gave_up = _decide(firsts, edits if labels is not None else None)
-    return drop_table(firsts.first, decided, bands=firsts.bands, gave_up=gave_up)
+    sketched = sketch(texts, threshold=threshold, shingle=shingle, labels=labels, rank=rank, bands=bands)
+    return find_drops(sketched, edits=edits if labels is not None else None)
+
+
+def find_drops(sketched: Sketched, *, edits: float | None = None) -> pa.Table:
+    """Return the table of `find_near` for texts that are sketched already."""
+    decided, gave_up = _decide(sketched, edits)
+    return drop_table(sketched.first, decided, bands=sketched.bands, gave_up=gave_up)
 
 
 def find_near_against(
@@ -208,25 +275,25 @@ def find_near_against(
         both = pa.chunked_array([chunk.cast(pa.large_binary()) for side in (earlier, texts) for chunk in read_rows(side).owners])
     n = len(both) - len(texts)
     kinds = None if labels is None else [*(earlier_labels or [None] * n), *labels]
-    firsts = read_firsts(both, threshold=threshold, shingle=shingle, labels=kinds)
-    decided, _ = _decide(firsts, None, fixed=int((firsts.places.which < n).sum()))
-    table = drop_table(firsts.first, decided)
+    sketched = sketch(both, threshold=threshold, shingle=shingle, labels=kinds)
+    decided, _ = _decide(sketched, None, fixed=int((sketched.which < n).sum()))
+    table = drop_table(sketched.first, decided)
     rows, kept = table["row"].to_numpy(), table["kept"].to_numpy()
     found = table.filter(pa.array((rows >= n) & (kept < n)))
     columns = {"row": pa.array(found["row"].to_numpy() - n), "twin": found["twin"]}
     return pa.table({**columns, "similarity": found["similarity"], "measure": found["measure"]})
 
 
-def read_firsts(
-    texts: Texts,
+def sketch(
+    texts: Texts | Rows,
     *,
     threshold: float,
     shingle: int,
     labels: Sequence[str | None] | pa.Array | None = None,
     rank: Sequence[int] | None = None,
     bands: tuple[int, int] | None = None,
-) -> Firsts:
-    """Normalize the texts, group equal ones, and sketch the first row of each group.
+) -> Sketched:
+    """Normalize and sketch the texts, group equal ones, and find those that share a band.
 
     Args:
         texts: the texts; empty ones have no shingles and are only equal to one another.
@@ -254,7 +321,7 @@ def read_firsts(
     # Empty texts have no shingles; they are equal to one another and near nothing else.
     which = order[(first[order] == order) & (keyed.lengths[order] > 0)]
     places = Places(which, counts[which], keyed.rows.raw, shingle, threshold, (signatures.view(np.uint64), least), long=long)
-    return Firsts(keyed, first, order, codes[which], bands, keys, places)
+    return Sketched(keyed, first, order, which, codes[which], bands, _sorted_bands(keys, which), places)
 
 
 def _room_for_long(sizes: Array) -> LongSignatures:
@@ -274,8 +341,14 @@ def roots_of(parent: Array) -> Array:
     return parent
 
 
-def sorted_bands(keys: Array, which: Array) -> list[Array]:
-    """Return, for each band, the sorted (key, place) of the places whose key another place may have, packed in one uint64 each."""
+def _distinct(values: Array) -> Array:
+    """Return the sorted distinct values, as `np.unique` does by a hash table in ten times the time."""
+    ranked = np.sort(values)
+    return ranked[np.append(True, ranked[1:] != ranked[:-1])] if len(ranked) else ranked
+
+
+def _sorted_bands(keys: Array, which: Array) -> list[Array]:
+    """Return `Sketched.shared` from the (bands, rows) keys."""
     with ThreadPoolExecutor(thread_count()) as pool:
         return list(pool.map(partial(_shared_keys, which), keys))
 
@@ -290,13 +363,13 @@ def _shared_keys(which: Array, keys: Array) -> Array:
     return np.sort(packed[: mark_repeated(keys, which, np.uint32(32 - bits), once, twice, packed)])
 
 
-def _decide(firsts: Firsts, edits: float | None, *, fixed: int = 0) -> tuple[Decided, int]:
+def _decide(sketched: Sketched, edits: float | None, *, fixed: int = 0) -> tuple[Decided, int]:
     """Visit the places best first; each is kept, or dropped for the most similar place kept before it."""
     from curation.dedup.kernels.keep import compare_with_first, compare_with_rest, expect_dropped, keep_best
 
-    places = firsts.places._replace(fixed=fixed)
+    places = sketched.places._replace(fixed=fixed)
     n = len(places.which)
-    buckets = _buckets_of(firsts.keys, places.which)
+    buckets = _buckets_of(sketched.shared, n)
     members, most = _places_of(buckets), int(places.rows.sizes[places.which[np.diff(buckets.begins) > 0]].max(initial=1))
     # The visit must be sequential, so what it needs is compared before, on all cores: every place with the best place of each of its
     # buckets, which mostly decides it, then with the others that are likely to be kept.
@@ -306,20 +379,20 @@ def _decide(firsts: Firsts, edits: float | None, *, fixed: int = 0) -> tuple[Dec
     expect_dropped(buckets.begins, compared)
     spread(compare_with_rest, n, buckets, members, places, most, LIMIT, compared)
     result = Decision(np.arange(n), np.arange(n), np.ones(n))
-    gave_up = keep_best(buckets, places, most, LIMIT, compared, _short_buckets(firsts, None if edits is None else 1 - edits), result)
+    gave_up = keep_best(buckets, places, most, LIMIT, compared, _short_buckets(sketched, None if edits is None else 1 - edits), result)
     # The loop stores a place that was dropped by edits as its bitwise complement.
     by_edits = result.kept < 0
     kept = np.where(by_edits, ~result.kept, result.kept)
     measure = np.where(by_edits, MEASURES.index("levenshtein"), MEASURES.index("jaccard"))
-    which = places.which
+    which = sketched.which
     return Decided(which, which[kept], result.similarity, measure, which[roots_of(result.parent)]), int(gave_up)
 
 
-def _buckets_of(keys: Array, which: Array) -> Buckets:
+def _buckets_of(bands: list[Array], places: int) -> Buckets:
     """Return one bucket for each band key that at least two places share."""
     from curation.dedup.kernels.sketch import count_members, write_members
 
-    bands, sizes, count = sorted_bands(keys, which), np.zeros(len(which), np.int64), 0
+    sizes, count = np.zeros(places, np.int64), 0
     numbers = [count := count + count_members(packed, sizes) for packed in bands]
     begins = np.concatenate([[0], np.cumsum(sizes)])
     members, at = np.empty(begins[-1], np.int32), begins[:-1].copy()
@@ -345,12 +418,12 @@ def _from_pairs(pairs: Array, places: int, count: int) -> Buckets:
     return Buckets(np.concatenate([[0], np.cumsum(sizes)]), (pairs & _LOW).astype(np.int32), count)
 
 
-def _short_buckets(firsts: Firsts, tolerance: float | None) -> Short:
+def _short_buckets(sketched: Sketched, tolerance: float | None) -> Short:
     """Group the short places of each label; no buckets if `tolerance` is None."""
     from curation.dedup.kernels.read import read_rows_into
 
-    which, labels = firsts.places.which, firsts.codes
-    lengths = firsts.keyed.lengths[which]
+    which, labels = sketched.places.which, sketched.codes
+    lengths = sketched.keyed.lengths[sketched.which]
     places = np.flatnonzero((labels >= 0) & (lengths <= SHORT)) if tolerance is not None else np.empty(0, np.int64)
     sizes = np.bincount(labels[places]) if len(places) else np.zeros(1, np.int64)
     few, many = places[sizes[labels[places]] <= _ALL], places[sizes[labels[places]] > _ALL]
@@ -358,7 +431,7 @@ def _short_buckets(firsts: Firsts, tolerance: float | None) -> Short:
     few = few[sizes[labels[few]] > 1]
     pairs, count = (few.astype(np.uint64) << _32) | labels[few].astype(np.uint64), len(sizes)
     if len(many):
-        more, added = _by_three_letters(firsts, many)
+        more, added = _by_three_letters(sketched, many)
         # The numbers of these buckets follow those of the labels.
         pairs, count = np.concatenate([pairs, more + np.uint64(count)]), count + added
     buckets = _from_pairs(pairs, len(which), count)
@@ -368,20 +441,20 @@ def _short_buckets(firsts: Firsts, tolerance: float | None) -> Short:
     at = np.cumsum(at)
     # `read_row` writes beyond the last code point, so the last row needs room behind it.
     codes = np.empty(at[-1] + 2 * SHORT + 16, np.uint32)
-    read_rows_into(which[used], at[used], firsts.places.rows, codes)
+    read_rows_into(which[used], at[used], sketched.places.rows, codes)
     return Short(buckets, codes, at, tolerance or 0.0)
 
 
-def _by_three_letters(firsts: Firsts, places: Array) -> tuple[Array, int]:
+def _by_three_letters(sketched: Sketched, places: Array) -> tuple[Array, int]:
     """Return packed (place, bucket) for the bands of 3-code-point shingles of short places, and the number of buckets."""
     from curation.dedup.kernels.sketch import band_keys
 
-    bands, n, which = bands_for(0.5), len(firsts.first), firsts.places.which[places]
+    bands, n, which = bands_for(0.5), len(sketched.places.rows.sizes), sketched.places.which[places]
     salts = np.zeros(n, np.uint64)
-    salts[which] = salts_of(firsts.codes[places])
-    sketch = BandSketch(3, bands, salts, np.empty((bands[0], n), np.uint32), np.empty(n, np.int64), np.empty((n, 0), np.uint8))
+    salts[which] = salts_of(sketched.codes[places])
+    to_fill = BandSketch(3, bands, salts, np.empty((bands[0], n), np.uint32), np.empty(n, np.int64), np.empty((n, 0), np.uint8))
     unused = np.empty(n, np.uint64), np.empty(n, np.int64)
-    spread(band_keys, len(which), which, firsts.places.rows, *unused, sketch)
-    found = _buckets_of(sketch.keys, which)
+    spread(band_keys, len(which), which, sketched.places.rows, *unused, to_fill)
+    found = _buckets_of(_sorted_bands(to_fill.keys, which), len(which))
     owner = places[np.repeat(np.arange(len(places)), np.diff(found.begins))]
     return (owner.astype(np.uint64) << _32) | found.members.astype(np.uint64), found.n_buckets

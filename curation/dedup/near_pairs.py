@@ -8,39 +8,38 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 
-from curation.dedup.arrow_text import Array, Texts, spread
-from curation.dedup.near import LIMIT, read_firsts, roots_of, sorted_bands
+from curation.dedup.arrow_text import Array, Rows, Texts, spread
+from curation.dedup.near import LIMIT, WHOLE, Sketched, roots_of, sketch
 from curation.dedup.resolve import MEASURES, Decided, drop_table
 
 PAIRS = pa.schema({"row": pa.int64(), "twin": pa.int64(), "similarity": pa.float64(), "measure": pa.string(), "place": pa.int64()})
 """`twin` comes before `row` when rows are ordered best first; `place` is the row's place in that order, by which lines are sorted."""
 
-# Rows that share a band up to which every pair is a candidate; in a larger group each row is paired with the first FIRST rows.
-WHOLE, FIRST = 256, 64
 _LOW = np.uint64(0xFFFFFFFF)
 
 
-def find_clusters(texts: Texts, *, threshold: float = 0.7, shingle: int = 5) -> Array:
+def find_clusters(texts: Texts | Rows | Sketched, *, threshold: float = 0.7, shingle: int = 5) -> Array:
     """Return, for each row, the smallest row of its cluster.
 
     Dedup needs only pairs with a kept row. Here every pair counts, including pairs of rows that dedup drops.
 
     Args:
-        texts: the texts.
+        texts: the texts; of a sketch the threshold and the shingle are its own.
         threshold: least Jaccard similarity of a pair.
         shingle: code points in a shingle.
     """
-    from curation.dedup.kernels.keep import join_buckets
+    from curation.dedup.kernels.keep import join_buckets, join_pairs
 
-    firsts = read_firsts(texts, threshold=threshold, shingle=shingle)
-    which, n = firsts.places.which, len(texts)
-    parent = np.arange(len(which))
-    for packed in sorted_bands(firsts.keys, which):
-        members = np.bincount((packed & _LOW).astype(np.int64), minlength=len(which))
-        join_buckets(packed, np.concatenate([[0], np.cumsum(members)]), firsts.places, LIMIT, parent)
+    sketched = texts if isinstance(texts, Sketched) else sketch(texts, threshold=threshold, shingle=shingle)
+    which, n = sketched.which, len(sketched.first)
+    parent, most = np.arange(len(which)), int(sketched.places.rows.sizes.max(initial=1))
+    join_pairs(sketched.close.packed, sketched.places, most, parent)
+    # Of crowded bands not every pair is among the close ones.
+    for packed in sketched.shared if sketched.close.crowded else ():
+        join_buckets(packed, WHOLE, sketched.places, most, LIMIT, parent)
     root = np.arange(n)
     root[which] = which[roots_of(parent)]
-    root = root[firsts.first]
+    root = root[sketched.first]
     smallest = np.arange(n)
     np.minimum.at(smallest, root, np.arange(n))
     return np.asarray(smallest[root])
@@ -69,40 +68,39 @@ def find_near_pairs(
     Returns:
         One line per pair: row, twin, similarity, measure ("exact" or "jaccard"), place.
     """
-    from curation.dedup.kernels.compare import compare_pairs
-    from curation.dedup.kernels.sketch import pairs_in_runs
-
-    firsts = read_firsts(texts, threshold=floor, shingle=shingle, labels=labels, rank=rank)
-    which = firsts.places.which
-    # (later place, earlier place) of each pair that shares a band. The first call of the loop only counts, to size the array.
-    parts, crowded = [np.empty(0, np.uint64)], 0
-    for packed in sorted_bands(firsts.keys, which):
-        count, in_crowds = pairs_in_runs(packed, WHOLE, FIRST, packed, False)
-        parts.append(np.empty(count, np.uint64))
-        pairs_in_runs(packed, WHOLE, FIRST, parts[-1], True)
-        parts[-1], crowded = _distinct(parts[-1]), max(crowded, in_crowds)
-    merged = _distinct(np.concatenate(parts))
-    pairs = np.stack([merged >> np.uint64(32), merged & _LOW], axis=1).astype(np.int64)
-    scores = np.empty(len(pairs))
-    spread(compare_pairs, len(pairs), pairs, firsts.places, scores)
-    pairs, scores = pairs[scores >= 0], scores[scores >= 0]
-    place = np.empty(len(firsts.first), np.int64)
-    place[firsts.order] = np.arange(len(place))
-    equal = np.flatnonzero(firsts.first != np.arange(len(place)))
-    rows = np.concatenate([which[pairs[:, 0]], equal])
-    twins = np.concatenate([which[pairs[:, 1]], firsts.first[equal]])
-    measure = np.repeat([MEASURES.index("jaccard"), MEASURES.index("exact")], [len(pairs), len(equal)])
+    sketched = sketch(texts, threshold=floor, shingle=shingle, labels=labels, rank=rank)
+    rows, twins, scores = similar_pairs(sketched)
+    place = np.empty(len(sketched.first), np.int64)
+    place[sketched.order] = np.arange(len(place))
+    measure = np.where(sketched.first[rows] == twins, MEASURES.index("exact"), MEASURES.index("jaccard"))
     names = pa.DictionaryArray.from_arrays(pa.array(measure), pa.array(MEASURES)).cast(pa.string())
-    columns = [rows, twins, np.concatenate([scores, np.ones(len(equal))]), names, place[rows]]
-    table = pa.table([pa.array(column) for column in columns], schema=PAIRS)
-    metadata = {"floor": str(floor), "rows": str(len(place)), "crowded": str(crowded)}
+    table = pa.table([pa.array(column) for column in (rows, twins, scores, names, place[rows])], schema=PAIRS)
+    metadata = {"floor": str(floor), "rows": str(len(place)), "crowded": str(sketched.close.crowded)}
     return table.take(pa.array(np.lexsort((place[twins], place[rows])))).replace_schema_metadata(metadata)
 
 
-def _distinct(values: Array) -> Array:
-    """Return the sorted distinct values, as `np.unique` does by a hash table in ten times the time."""
-    ranked = np.sort(values)
-    return ranked[np.append(True, ranked[1:] != ranked[:-1])] if len(ranked) else ranked
+def similar_pairs(sketched: Sketched, *, apart: Array | None = None) -> tuple[Array, Array, Array]:
+    """Return (row, twin, similarity) of every similar pair as `find_near_pairs` does, each compared here and now.
+
+    Args:
+        sketched: the texts.
+        apart: number of each row's group; only pairs of two groups are compared. None: all are.
+    """
+    from curation.dedup.kernels.compare import compare_pairs
+
+    which, packed = sketched.which, sketched.close.packed
+    equal = np.flatnonzero(sketched.first != np.arange(len(sketched.first)))
+    if apart is not None:
+        of_place = apart[which]
+        packed = packed[of_place[(packed >> np.uint64(32)).astype(np.int64)] != of_place[(packed & _LOW).astype(np.int64)]]
+        equal = equal[apart[equal] != apart[sketched.first[equal]]]
+    pairs = np.stack([packed >> np.uint64(32), packed & _LOW], axis=1).astype(np.int64)
+    scores = np.empty(len(pairs))
+    spread(compare_pairs, len(pairs), pairs, sketched.places, scores)
+    pairs, scores = pairs[scores >= 0], scores[scores >= 0]
+    rows = np.concatenate([which[pairs[:, 0]], equal])
+    twins = np.concatenate([which[pairs[:, 1]], sketched.first[equal]])
+    return rows, twins, np.concatenate([scores, np.ones(len(equal))])
 
 
 def rethreshold(pairs: pa.Table, threshold: float) -> pa.Table:

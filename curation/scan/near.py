@@ -19,8 +19,7 @@ import pyarrow as pa
 
 from curation.dedup.arrow_text import Array, keyed_rows, read_by, read_rows
 from curation.dedup.lsh import choose_bands
-from curation.dedup.near import BandSketch, Places
-from curation.dedup.near_pairs import FIRST, WHOLE
+from curation.dedup.near import FIRST, WHOLE, BandSketch, Places
 from curation.scan.job import Job
 from curation.scan.pairs import PAIRS, write_pairs
 from curation.scan.storage import Facts, read_group, split_groups, write_groups

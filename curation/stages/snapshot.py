@@ -24,8 +24,8 @@ import pyarrow.compute as pc
 
 from argilla_setup.shown import mask_secrets, mask_values
 from curation.config.project import is_open, settings_digest
-from curation.dedup import find_exact, find_near
 from curation.dedup.arrow_text import Texts
+from curation.dedup.near import EDITS, Sketched, find_drops, sketch
 from curation.distribution import preference_bias
 from curation.distribution.preference_bias import PreferenceBias
 from curation.distribution.schema import Description
@@ -58,7 +58,7 @@ from curation.snapshot.manifest import (
 )
 from curation.snapshot.verify import read_signer, verify_snapshot
 from curation.snapshot.write import CheckedSplits, check_splits, write_snapshot
-from curation.split import find_across, merge_groups, part_rows
+from curation.split import SHINGLE, find_across, merge_groups, part_rows, sketch_prompts
 from curation.store import facts, records, reviews, runs
 from curation.store.database import hold_lock
 from curation.store.records import Row
@@ -155,11 +155,12 @@ def snapshot(folder: Path, kind: Kind, *, name: str | None = None, progress: Pro
             run.rows_in = len(rows)
             report("last gate")
             columns = read_columns(kind, rows)
-            stopped = _last_gate(state, rows, protected, columns)
+            stopped, sketched = _last_gate(state, rows, protected, columns)
             past_cap = rows_past_cap(state, kind, [row for row in rows if row.seq not in stopped])
             stopped |= dict.fromkeys(past_cap, "over_cap")
             report("splits")
-            splits, separation, new = _assign_splits(state, [row for row in rows if row.seq not in stopped], rows, columns)
+            splits, separation, new = _assign_splits(state, [row for row in rows if row.seq not in stopped], rows, columns, sketched)
+            del sketched  # half a gigabyte of a million rows
             _check_filled(splits, separation)
             facts.add_splits(workspace.db, new, run.number)
             leaving = [row for part in splits.values() for row in part]
@@ -302,8 +303,12 @@ def _nothing_approved(state: ProjectState, kind: Kind) -> SnapshotError:
     return SnapshotError(f"a snapshot of {kind} rows", fact, command("curate", verb, state.workspace.folder))
 
 
-def _last_gate(state: ProjectState, rows: Sequence[Row], protected: Sequence[ProtectedItems], columns: RowColumns) -> dict[int, str]:
-    """Return the reason for each row that must not leave, by seq; a row that a person force-kept always passes.
+def _last_gate(
+    state: ProjectState, rows: Sequence[Row], protected: Sequence[ProtectedItems], columns: RowColumns
+) -> tuple[dict[int, str], Sketched | None]:
+    """Return the reason for each row that must not leave, by seq, and the sketch of all rows if the splits compare them in the same way.
+
+    A row that a person force-kept always passes.
 
     Args:
         state: of the project.
@@ -318,19 +323,21 @@ def _last_gate(state: ProjectState, rows: Sequence[Row], protected: Sequence[Pro
     # Equal text under two labels teaches neither, whoever approved the rows: both wait until a person keeps one.
     both = [seq for f in conflict_findings(workspace, rows) for seq in (f.seq, f.twin) if seq is not None and seq not in kept]
     stopped |= dict.fromkeys(both, "conflict")
-    texts, labels = columns.for_dedup(workspace.project.dedup.text), [label_of(workspace, row) for row in rows]
-    given: dict[str, Any] = {"labels": labels if any(labels) else None}
-    for table in (
-        find_exact(texts, **given),
-        find_near(texts, threshold=workspace.project.dedup.near, shingle=workspace.project.dedup.shingle, **given),
-    ):
-        stopped |= {rows[n].seq: "duplicate" for n in table["row"].to_pylist() if rows[n].seq not in kept}
+    settings, labels = workspace.project.dedup, [label_of(workspace, row) for row in rows]
+    is_labelled = any(labels)
+    sketched = sketch(
+        columns.for_dedup(settings.text), threshold=settings.near, shingle=settings.shingle, labels=labels if is_labelled else None
+    )
+    table = find_drops(sketched, edits=EDITS if is_labelled else None)  # of equal and of near texts
+    stopped |= {rows[n].seq: "duplicate" for n in table["row"].to_pylist() if rows[n].seq not in kept}
     withdrawn = withdrawn_seqs(workspace)  # a keep outranks the gates, but no withdrawal
-    return stopped | {row.seq: "withdrawn" for row in rows if row.seq in withdrawn}
+    stopped |= {row.seq: "withdrawn" for row in rows if row.seq in withdrawn}
+    is_same = (settings.text, settings.near, settings.shingle) == ("prompt", workspace.project.splits.near, SHINGLE) and not is_labelled
+    return stopped, sketched if is_same else None
 
 
 def _assign_splits(
-    state: ProjectState, kept: Sequence[Row], passed: Sequence[Row], columns: RowColumns
+    state: ProjectState, kept: Sequence[Row], passed: Sequence[Row], columns: RowColumns, sketched: Sketched | None
 ) -> tuple[dict[str, list[Row]], Separation, list[tuple[int, str, str]]]:
     """Return the rows by split, the measured separation, and the (seq, split, cluster) of rows whose split is new.
 
@@ -341,6 +348,7 @@ def _assign_splits(
         kept: the rows that leave.
         passed: the rows of the columns.
         columns: of rows, the kept ones among them.
+        sketched: the prompts of the columns, sketched as the splits need them; None: they are sketched here.
     """
     workspace, frozen = state.workspace, state.splits
     wanted, everyone = {row.seq for row in kept}, list(kept)
@@ -348,8 +356,14 @@ def _assign_splits(
         everyone = [row for kind in KINDS for row in state.rows[kind] if row.seq in frozen or row.seq in wanted]
     settings, prompts = workspace.project.splits, prompts_of(everyone, passed, columns)
     vectors, why = _vectors_for_splits(workspace, prompts)
+    places = {row.seq: n for n, row in enumerate(passed)}
+    if sketched is not None and all(row.seq in places for row in everyone):
+        sketched = sketched.among(np.array([places[row.seq] for row in everyone], np.int64))
+    else:  # rows of the other kind, or frozen rows that are no longer approved, are compared too
+        sketched = sketch_prompts(prompts, settings.near)
+    del prompts, places
     parted = part_rows(
-        prompts,
+        sketched,
         [row.id for row in everyone],
         groups=merge_groups([row.seed_group for row in everyone], group_values(workspace, everyone)),
         frozen=[frozen.get(row.seq, (None, ""))[0] for row in everyone] if frozen else None,
@@ -360,7 +374,7 @@ def _assign_splits(
     )
     here = [n for n, row in enumerate(everyone) if row.seq in wanted and parted.assigned[n][0] is not None]
     across = find_across(
-        prompts if len(here) == len(everyone) else prompts.take(pa.array(here, pa.int64())),
+        sketched.among(np.array(here, np.int64)),
         [str(parted.assigned[n][0]) for n in here],
         cut=parted.cut[here],
         threshold=settings.near,

@@ -45,7 +45,7 @@ MUTATIONS = [
     Mutation(f"{STORE}/calls.py", "if len(calls) == limit or hold > left:", "if len(calls) == limit:", "curation/store/test_calls.py::test_claims_stop_at_the_limit_and_at_the_budget"),
     Mutation(f"{STORE}/calls.py", "if changed != 1:", "if False:", "curation/store/test_calls.py::test_one_process_cannot_change_what_another_holds"),
     Mutation("curation/stages/snapshot.py", "(*leak_findings(workspace, rows, protected).findings, *row_findings(workspace, rows))", "()", "curation/test_guards.py::test_the_last_gate_stops_leaks_and_failed_checks_that_no_screen_has_seen"),
-    Mutation("curation/stages/snapshot.py", "threshold=settings.near,\n        vectors=vectors,", "threshold=bench.project.dedup.near,\n        vectors=vectors,", "curation/stages/test_split_separation.py::test_splits_have_thresholds_of_their_own"),
+    Mutation("curation/stages/snapshot.py", "(\"prompt\", workspace.project.splits.near, SHINGLE)", "(\"prompt\", settings.near, SHINGLE)", "curation/stages/test_split_separation.py::test_splits_have_thresholds_of_their_own"),
     Mutation("curation/stages/screen.py", "[*leaks.findings, *check_findings(workspace, rows), *personal.findings]", "[*leaks.findings, *personal.findings]", "curation/test_guards.py::test_screen_keeps_what_the_checks_find"),
     Mutation("curation/stages/snapshot.py", "mask_values(stated)", "stated", "curation/models/test_access.py::test_a_password_in_an_address_leaves_in_nothing_that_is_shipped_or_printed"),
     Mutation("curation/split.py", "out[lose] = True", "pass", "curation/test_split.py::test_rows_frozen_under_other_thresholds_are_found_across_and_the_one_in_train_is_left_out"),

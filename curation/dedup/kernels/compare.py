@@ -18,6 +18,9 @@ from curation.dedup.kernels.read import hash_shingles, prefetch, read_row, room_
 UNLIKE = -2.0
 # Code points compared together, and bytes of a cache line.
 _STEP, _LINE = 16, 64
+# Entries of a band by which signatures are loaded ahead of the comparisons.
+_AHEAD = 16
+_32, _LOW = np.uint64(32), np.uint64(0xFFFFFFFF)
 # Standard deviations below the floor at which the signatures of two long rows are rejected.
 _DEVIATIONS = 4.5
 _SEVENS, _EVEN, _FOUR = np.uint64(0x7F7F7F7F7F7F7F7F), np.uint64(0x00FF00FF00FF00FF), np.uint64(0x0001000100010001)
@@ -271,6 +274,44 @@ def compare_texts(place, other, places, scratch):
         return -1.0
     n = read_row(rows, which[other], scratch.other)
     return jaccard(hash_shingles(scratch.other, n, shingle, scratch.foreign), shingle, scratch, floor)
+
+
+@njit(nogil=True, cache=True)
+def close_pairs(packed, whole, firsts, places, out, write):
+    """Write the pairs of the places that share a key, unless their signatures differ too much for a comparison.
+
+    Args:
+        packed: sorted (key, place), uint64.
+        whole: places of one key up to which all pairs are written.
+        firsts: places that each place of a larger group is paired with.
+        places: `near.Places`.
+        out: (later place, earlier place), uint64; written.
+        write: False to count only, without a look at the signatures.
+
+    Returns:
+        (pairs with a common key, places in groups larger than `whole`, pairs written).
+    """
+    signatures, which = places.signatures, places.which
+    found, crowded, written, start = 0, 0, 0, 0
+    for i in range(1, len(packed) + 1):
+        if write and i + _AHEAD < len(packed):
+            load_signature(np.int64(packed[i + _AHEAD] & _LOW), places)
+        if i < len(packed) and packed[i] >> _32 == packed[start] >> _32:
+            continue
+        size = i - start
+        crowded += size if size > whole else 0
+        if not write:
+            few = min(size, firsts)
+            found += size * (size - 1) // 2 if size <= whole else few * (few - 1) // 2 + (size - few) * few
+        for j in range(start + 1, i if write else start):
+            later = packed[j] & _LOW
+            for k in range(start, j if size <= whole else min(j, start + firsts)):
+                earlier = packed[k] & _LOW
+                if may_be_alike(signatures, which[later], which[earlier]):
+                    out[written] = later << _32 | earlier
+                    written += 1
+        start = i
+    return found, crowded, written
 
 
 @njit(nogil=True, cache=True)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import njit
 
-from curation.dedup.kernels.compare import UNLIKE, compare_now, edits_within, load_signature, new_scratch
+from curation.dedup.kernels.compare import UNLIKE, compare_now, compare_texts, edits_within, load_signature, new_scratch
 
 _32, _LOW = np.uint64(32), np.uint64(0xFFFFFFFF)
 # Signature comparisons that take as long as one exact comparison.
@@ -218,16 +218,6 @@ def unite(parent, a, b):
 
 
 @njit(nogil=True, cache=True)
-def scratch_for(places, begins):
-    """Allocate scratch with room for the longest place that is in a bucket."""
-    most = 1
-    for place in range(len(places.which)):
-        if begins[place + 1] > begins[place]:
-            most = max(most, places.rows.sizes[places.which[place]])
-    return new_scratch(most)
-
-
-@njit(nogil=True, cache=True)
 def new_members(buckets):
     """Allocate empty member lists for the buckets."""
     n = len(buckets.members)
@@ -398,20 +388,41 @@ def closest_by_edits(place, short, members, mark, parent):
 
 
 @njit(nogil=True, cache=True)
-def join_buckets(packed, begins, places, limit, parent):
-    """Unite every two places of a bucket that are alike; of each cluster in a bucket one chain of members is searched.
+def join_pairs(pairs, places, most, parent):
+    """Unite the places of every pair that is alike; a pair that is united already is not compared.
+
+    Args:
+        pairs: sorted (later place, earlier place), uint64.
+        places: `near.Places`.
+        most: bytes of the longest place.
+        parent: union-find forest; updated.
+    """
+    scratch = new_scratch(most)
+    for pair in pairs:
+        later, earlier = np.int64(pair >> _32), np.int64(pair & _LOW)
+        if root_of(parent, later) != root_of(parent, earlier) and compare_texts(later, earlier, places, scratch) >= 0:
+            unite(parent, later, earlier)
+
+
+@njit(nogil=True, cache=True)
+def join_buckets(packed, whole, places, most, limit, parent):
+    """Unite every two places of a large bucket that are alike; of each cluster in a bucket one chain of members is searched.
 
     Args:
         packed: sorted (bucket, place), uint64.
-        begins: offsets that mark the places in use (`scratch_for`).
+        whole: places up to which a bucket is not looked at.
         places: `near.Places`.
+        most: bytes of the longest place.
         limit: members of a cluster that a place is compared with.
         parent: union-find forest; updated.
     """
-    scratch = scratch_for(places, begins)
+    scratch = new_scratch(most)
     member, heads, start = np.empty(len(packed), np.int64), np.empty(len(packed), np.int64), 0
     for i in range(1, len(packed) + 1):
         if i < len(packed) and packed[i] >> _32 == packed[start] >> _32:
+            continue
+        if i - start <= whole:
+            start = i
             continue
         # The clusters of this bucket so far: chains of places through `member`, each begun by its latest place.
         n_heads = 0

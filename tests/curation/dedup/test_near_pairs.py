@@ -22,12 +22,14 @@ from curation.dedup import (
     find_near_against,
     find_near_pairs,
     near,
+    near_pairs,
     normalize,
     rethreshold,
 )
 from curation.dedup.arrow_text import keyed_rows, read_rows
 from curation.dedup.lsh import RECALL, bands_for, choose_bands, found_at, least_alike
-from curation.dedup.near import LONG, LONG_BINS
+from curation.dedup.near import LONG, LONG_BINS, sketch
+from curation.dedup.near_pairs import similar_pairs
 from tests.conftest import shared
 
 FULL = bool(os.environ.get("SEEDCORN_SOAK"))
@@ -144,6 +146,39 @@ def test_clusters_are_the_components_of_all_near_pairs(texts: list[str]) -> None
             old, new = max(names[a], names[b]), min(names[a], names[b])
             names = [new if name == old else name for name in names]
     assert clusters == names
+
+
+@settings(max_examples=80, deadline=None, derandomize=True)
+@given(corpora(), st.data())
+def test_a_sketch_of_some_rows_answers_as_one_of_their_own(texts: list[str], data: st.DataObject) -> None:
+    """Also where the first of equal texts is not among them."""
+    texts = ["one more", *texts]
+    texts += data.draw(st.lists(st.sampled_from(texts), max_size=5))
+    rows = sorted(data.draw(st.sets(st.integers(0, len(texts) - 1), min_size=1)))
+    some, own = sketch(texts, threshold=0.5, shingle=4).among(np.array(rows)), [texts[row] for row in rows]
+    assert find_clusters(some).tolist() == find_clusters(own, threshold=0.5, shingle=4).tolist()
+    assert near.find_drops(some).equals(find_near(own, threshold=0.5, shingle=4))
+    found = sorted(zip(*(column.tolist() for column in similar_pairs(some)), strict=True))
+    pairs = find_near_pairs(own, floor=0.5, shingle=4)
+    assert found == sorted(zip(*(pairs[name].to_pylist() for name in ("row", "twin", "similarity")), strict=True))
+
+
+def test_clusters_of_crowded_rows_have_every_pair_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng, texts = random.Random(5), list[str]()
+    for _ in range(6):
+        chars = rng.choices("abcdefgh ", k=120)
+        for _ in range(40):  # a chain: each is near to the one before, and far from the first
+            texts.append("".join(chars))
+            chars[rng.randrange(120)] = rng.choice("stuvwxyz")
+            chars[rng.randrange(120)] = rng.choice("stuvwxyz")
+    rng.shuffle(texts)
+    clusters = find_clusters(texts)
+    for module in (near, near_pairs):
+        monkeypatch.setattr(module, "WHOLE", 1)
+    monkeypatch.setattr(near, "FIRST", 0)
+    close = sketch(texts, threshold=0.7, shingle=5).close
+    assert close.crowded and not len(close.packed)
+    assert find_clusters(texts).tolist() == clusters.tolist()
 
 
 @settings(max_examples=2000 if FULL else 150, deadline=None)
