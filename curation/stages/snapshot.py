@@ -62,6 +62,7 @@ from curation.split import SHINGLE, find_across, merge_groups, part_rows, sketch
 from curation.store import facts, records, reviews, runs
 from curation.store.database import hold_lock
 from curation.store.records import Row
+from curation.store.rows import Rows
 from curation.views.affected import withdrawn_seqs
 from curation.views.annotations import count_review, published_names
 from curation.views.annotators import AnnotatorQuality, agreements_of, as_interval
@@ -221,14 +222,16 @@ def _result(released: _Release, run: runs.Run, path: Path, note: str, stopped: M
     return StageResult("snapshot", run.rows_in, run.rows_out, counts, notes)
 
 
-def _approved(state: ProjectState, kind: Kind) -> tuple[list[Row], Sample | None, Acceptance | None]:
+def _approved(state: ProjectState, kind: Kind) -> tuple[Rows, Sample | None, Acceptance | None]:
     """Return the approved rows of a kind, its review sample, and what the certificate follows from."""
     state.read_rows_and_answers()
     decided = decide_all(state)
-    better = {decision.seq: decision.better for decision in decided.decisions if decision.verdict == "approved"}
-    rows = [row for row in state.rows[kind] if row.seq in better]
+    rows = state.rows[kind]
+    better = decided.decisions.better_of_approved(rows.seqs)
+    rows, meant = rows.where(better > -2), better[better > -2].astype(np.int8)
     # The gates read the completion that leaves as the better one; annotators or a data lead may have chosen the other.
-    rows = [row if row.better == better[row.seq] else row._replace(better=better[row.seq]) for row in rows]
+    if not np.array_equal(meant, rows.better):
+        rows = rows.with_better(meant)
     return rows, decided.samples.get(kind), decided.acceptances.get(kind)
 
 

@@ -9,13 +9,16 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, NamedTuple, TypedDict, cast
+from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 import orjson
 
 from curation.decide import TAKEN_AWAY, Action, Decision, Reason, reasons_as_values
 from curation.requests import Failure
-from curation.store.records import RELABELLED, sources_by_seq, store_failures
+from curation.store.records import CLEAR, RELABELLED, sources_by_seq, store_failures
+
+if TYPE_CHECKING:
+    from curation.store.overrides import Overrides
 
 
 @dataclass(frozen=True)
@@ -320,26 +323,6 @@ def text_key(text: str) -> bytes:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
 
 
-class StoredOverride(NamedTuple):
-    """A data lead's decision on one record."""
-
-    number: int
-    """Counts up; the latest override of a record counts."""
-    seq: int
-    action: Action
-    reason: str
-    by: str
-    at: str
-    choice: str | None = None
-    """What `--as` named: "first", "second", "approve", "reject" or "edit:USER". For relabel: the new label."""
-    chosen: int | None = None
-    """For "edit:USER": the edited record whose text was kept. For relabel: the record with the new label."""
-
-
-CLEAR = "clear"
-"""Action of an override that takes the record's earlier ones back."""
-
-
 def add_overrides(
     db: sqlite3.Connection,
     seqs: Iterable[int],
@@ -415,16 +398,11 @@ def _insert_overrides(db: sqlite3.Connection, overrides: Sequence[tuple[int, str
     )
 
 
-def overrides_by_seq(db: sqlite3.Connection) -> dict[int, StoredOverride]:
+def overrides_by_seq(db: sqlite3.Connection) -> Overrides:
     """Return the latest override of each record that has one."""
-    sql = "SELECT override, seq, action, reason, by, at, choice, chosen FROM overrides ORDER BY override"
-    cursor, latest, shared = db.cursor(), dict[int, StoredOverride](), dict[Any, Any]()
-    cursor.row_factory = None
-    same = shared.setdefault  # one command decides many rows: their reason, name and time are one text each
-    for number, seq, action, reason, by, at, choice, chosen in cursor.execute(sql):
-        texts = same(action, action), same(reason, reason), same(by, by), same(at, at)
-        latest[seq] = StoredOverride(number, seq, *texts, choice, chosen)
-    return {seq: override for seq, override in latest.items() if override.action != CLEAR}
+    from curation.store.overrides import load_overrides
+
+    return load_overrides(db)
 
 
 def latest_override(db: sqlite3.Connection) -> str:
@@ -433,9 +411,10 @@ def latest_override(db: sqlite3.Connection) -> str:
     return str(db.execute("SELECT coalesce(substr(max(at), 1, 19) || '+00:00', '') AS at FROM overrides").fetchone()["at"])
 
 
-def kept_seqs(overrides: Mapping[int, StoredOverride]) -> set[int]:
+def kept_seqs(overrides: Overrides) -> set[int]:
     """Return the records that a data lead keeps: the record itself, or the edited version that was chosen in its place."""
-    return {o.chosen or seq for seq, o in overrides.items() if o.action == "keep" and o.choice != "reject"}
+    kept = overrides.where(lambda one: one.action == "keep" and one.choice != "reject")
+    return {kept.few[code].chosen or seq for seq, code in zip(kept.seqs.tolist(), kept.codes.tolist(), strict=True)}
 
 
 def replace_verdicts(db: sqlite3.Connection, decisions: Iterable[Decision], run: int) -> None:

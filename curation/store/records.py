@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypedDict, ca
 
 import orjson
 
+from curation.decide import Action
 from curation.errors import ProjectError
 from curation.records import KINDS, Kind, PlainRecord, Record, load_record, read_texts, store_form
 from curation.requests import Failure, cells_in
@@ -180,6 +181,26 @@ class Row(NamedTuple):
     def completion(self) -> str:
         """The response as text."""
         return self.texts[1]
+
+
+class StoredOverride(NamedTuple):
+    """A data lead's decision on one record."""
+
+    number: int
+    """Counts up; the latest override of a record counts."""
+    seq: int
+    action: Action
+    reason: str
+    by: str
+    at: str
+    choice: str | None = None
+    """What `--as` named: "first", "second", "approve", "reject" or "edit:USER". For relabel: the new label."""
+    chosen: int | None = None
+    """For "edit:USER": the edited record whose text was kept. For relabel: the record with the new label."""
+
+
+CLEAR = "clear"
+"""Action of an override that takes the record's earlier ones back."""
 
 
 class NewRows(NamedTuple):

@@ -5,12 +5,14 @@ A `Row` is made when it is looked at. What reads a field of every row takes its 
 
 from __future__ import annotations
 
+import itertools
 import sqlite3
+from abc import abstractmethod
 from collections.abc import ItemsView, Iterable, Iterator, Mapping, Sequence, ValuesView
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
-from typing import Any, Final, overload
+from typing import Any, Final, TypeVar, overload
 
 import numpy as np
 
@@ -65,46 +67,93 @@ class _Columns:
     coded: Mapping[str, Coded]
 
 
+class _Codes:
+    """A column of few different values on the way to `Coded`."""
+
+    def __init__(self) -> None:
+        self._places = dict[Any, int]()
+        self._parts = [np.empty(0, np.int32)]
+
+    def add(self, values: Sequence[Any]) -> None:
+        """Add the values of further rows."""
+        places = self._places
+        if len(different := set(values)) == 1:
+            self._parts.append(np.full(len(values), places.setdefault(different.pop(), len(places)), np.int32))
+        else:
+            self._parts.append(np.array([places.setdefault(value, len(places)) for value in values], np.int32))
+
+    def column(self) -> Coded:
+        """Return all values that were added."""
+        return Coded(list(self._places), np.concatenate(self._parts))
+
+
+class _Integers:
+    """A column of numbers on the way to an array, in which -1 stands for no value."""
+
+    def __init__(self) -> None:
+        self._parts = [np.empty(0, np.int64)]
+
+    def add(self, values: Sequence[int | None]) -> None:
+        """Add the values of further rows."""
+        self._parts.append(np.array([_NONE if value is None else value for value in values], np.int64))
+
+    def column(self) -> Numbers:
+        """Return all values that were added."""
+        return np.concatenate(self._parts)
+
+
 class _Builder:
-    """Rows on the way to columns."""
+    """Rows on the way to columns: the records, and apart from them the fields of their origins."""
 
     def __init__(self) -> None:
         self._ids, self._bodies = bytearray(), bytearray()
-        self._seqs, self._sizes = list[Numbers](), list[Numbers]()
-        self._better, self._parent = list[Numbers](), list[Numbers]()
-        self._places: list[dict[Any, int]] = [{} for _ in _CODED]
-        self._codes: list[list[np.ndarray[Any, np.dtype[np.int32]]]] = [[] for _ in _CODED]
+        self._seqs, self._sizes = _Integers(), _Integers()
+        self._kind, self._label = _Codes(), _Codes()
 
-    def add(self, rows: Sequence[tuple[Any, ...]]) -> None:
-        """Add rows as the fields of `Row`, but with the id as bytes."""
-        seqs, ids, kinds, labels, bodies, cells, better, hows, groups, parents = zip(*rows, strict=True)
+    def add(self, records: Sequence[tuple[int, bytes, str, str | None, bytes]]) -> None:
+        """Add records as (seq, id, kind, label, body)."""
+        seqs, ids, kinds, labels, bodies = zip(*records, strict=True)
         self._ids += b"".join(ids)
         self._bodies += b"".join(bodies)
-        for parts, values in ((self._seqs, seqs), (self._sizes, map(len, bodies))):
-            parts.append(np.fromiter(values, np.int64, len(rows)))
-        for parts, values in ((self._better, better), (self._parent, parents)):
-            parts.append(np.array([_NONE if value is None else value for value in values], np.int64))
-        for codes, places, values in zip(self._codes, self._places, (kinds, labels, cells, hows, groups), strict=True):
-            codes.append(np.array([places.setdefault(value, len(places)) for value in values], np.int32))
+        self._seqs.add(seqs)
+        self._sizes.add(list(map(len, bodies)))
+        self._kind.add(kinds)
+        self._label.add(labels)
 
-    def columns(self) -> _Columns:
-        """Return all rows that were added."""
+    def columns(self, origins: _Origins, at: Numbers | None = None) -> _Columns:
+        """Return all records that were added, each with its origin: that of its seq, or those at some places."""
+        seqs, ends = self._seqs.column(), np.concatenate([[0], np.cumsum(self._sizes.column())])
+        if at is None:
+            at = origins.seqs.searchsorted(seqs)
+        coded = {"kind": self._kind.column(), "label": self._label.column()}
+        coded |= {name: Coded(column.values, column.codes[at]) for name, column in origins.coded.items()}
+        return _Columns(seqs, self._ids, self._bodies, ends, origins.better[at].astype(np.int8), origins.parent[at], coded)
 
-        def joined(parts: list[Any], kind: Any) -> Any:
-            return np.concatenate(parts).astype(kind, copy=False) if parts else np.empty(0, kind)
 
-        return _Columns(
-            joined(self._seqs, np.int64),
-            self._ids,
-            self._bodies,
-            np.concatenate([[0], np.cumsum(joined(self._sizes, np.int64))]),
-            joined(self._better, np.int8),
-            joined(self._parent, np.int64),
-            {
-                name: Coded(list(places), joined(codes, np.int32))
-                for name, places, codes in zip(_CODED, self._places, self._codes, strict=True)
-            },
-        )
+@dataclass(frozen=True)
+class _Origins:
+    """The first origin of each record, in order of seq."""
+
+    seqs: Numbers
+    better: Numbers
+    parent: Numbers
+    coded: Mapping[str, Coded]
+    """cell, how and seed_group."""
+
+    @classmethod
+    def of(cls, parts: Iterable[Sequence[tuple[int, str | None, int | None, str, str | None, int | None]]]) -> _Origins:
+        """Return of each record the first origin among (seq, cell, better, how, seed_group, parent)."""
+        seqs, better, parent, coded = _Integers(), _Integers(), _Integers(), (_Codes(), _Codes(), _Codes())
+        for part in parts:
+            every, cells, betters, hows, groups, parents = zip(*part, strict=True)
+            for column, values in ((seqs, every), (better, betters), (parent, parents)):
+                column.add(values)
+            for few, texts in zip(coded, (cells, hows, groups), strict=True):
+                few.add(texts)
+        held, first = np.unique(seqs.column(), return_index=True)
+        of_name = {name: few.column() for name, few in zip(("cell", "how", "seed_group"), coded, strict=True)}
+        texts_of = {name: Coded(one.values, one.codes[first]) for name, one in of_name.items()}
+        return cls(held, better.column()[first], parent.column()[first], texts_of)
 
 
 class Rows(Sequence[Row]):
@@ -127,10 +176,13 @@ class Rows(Sequence[Row]):
         """Return these rows as columns."""
         if isinstance(rows, Rows):
             return rows
-        made = _Builder()
-        for row in rows:
-            made.add([(row.seq, bytes.fromhex(row.id), *row[2:])])
-        return Rows(made.columns())
+        made, given = _Builder(), list(rows)
+        if not given:
+            return Rows(made.columns(_Origins.of([])))
+        made.add([(row.seq, bytes.fromhex(row.id), row.kind, row.label, row.body) for row in given])
+        # A row may be there twice, with another better response, so the places stand for the seqs.
+        places = _Origins.of([[(n, row.cell, row.better, row.how, row.seed_group, row.parent) for n, row in enumerate(given)]])
+        return Rows(made.columns(places, np.arange(len(given))))
 
     @classmethod
     def joined(cls, *parts: Rows) -> Rows:
@@ -138,7 +190,7 @@ class Rows(Sequence[Row]):
         filled = [part for part in parts if len(part)]
         if len(filled) == 1:
             return filled[0]
-        first = filled[0]._columns if filled else _Builder().columns()
+        first = filled[0]._columns if filled else cls.of([])._columns
         if all(part._columns is first for part in filled):
             places = [part._at for part in filled]
             return Rows(
@@ -255,38 +307,80 @@ def list_rows(db: sqlite3.Connection, kind: Kind, *, role: str = "row") -> Rows:
         kind: "instruction" or "preference".
         role: "row", or "candidate" for the responses inside preference pairs.
     """
-    sql = """
-      SELECT r.seq, r.id, r.kind, r.label, r.body, o.cell, o.better, o.how, o.seed_group, o.parent FROM records r
-      JOIN origins o ON o.origin = (SELECT min(origin) FROM origins WHERE seq = r.seq AND role = ?)
-      WHERE r.kind = ? AND r.erased IS NULL ORDER BY r.seq"""
-    made, cursor = _Builder(), db.cursor()
+    cursor = db.cursor()
     cursor.row_factory = None  # plain tuples: `sqlite3.Row` costs a third of the reading
-    cursor.execute(sql, (role, kind))
+    # Two scans, because to look up the first origin of each record costs half as much again.
+    sql = "SELECT seq, cell, better, how, seed_group, parent FROM origins WHERE role = ? ORDER BY origin"
+    origins = _Origins.of(_parts(cursor.execute(sql, (role,))))
+    if not len(origins.seqs):
+        return Rows.of([])
+    sql, made = "SELECT seq, id, kind, label, body FROM records WHERE kind = ? AND erased IS NULL ORDER BY seq", _Builder()
+    for part in _parts(cursor.execute(sql, (kind,))):
+        seqs = np.array([record[0] for record in part])
+        at = np.minimum(origins.seqs.searchsorted(seqs), len(origins.seqs) - 1)
+        wanted = origins.seqs[at] == seqs
+        if wanted.any():
+            made.add(part if wanted.all() else list(itertools.compress(part, wanted)))
+    return Rows(made.columns(origins))
+
+
+def _parts(cursor: sqlite3.Cursor) -> Iterator[list[Any]]:
     while part := cursor.fetchmany(_PART):
-        made.add(part)
-    return Rows(made.columns())
+        yield part
 
 
-class RowsBySeq(Mapping[int, Row]):
-    """Rows of both kinds by seq."""
+T = TypeVar("T")
+
+
+class _Viewed(Mapping[int, T]):
+    """A mapping whose values are cheaper to make in turn than to look up."""
+
+    @abstractmethod
+    def each(self) -> Iterator[T]:
+        """Return the values in the order of the keys."""
+
+    def items(self) -> ItemsView[int, T]:
+        """Return (seq, value) of each row."""
+        return _Items(self)
+
+    def values(self) -> ValuesView[T]:
+        """Return the value of each row."""
+        return _Values(self)
+
+
+class _Values(ValuesView[T]):
+    _mapping: _Viewed[T]
+
+    def __iter__(self) -> Iterator[T]:
+        return self._mapping.each()
+
+
+class _Items(ItemsView[int, T]):
+    _mapping: _Viewed[T]
+
+    def __iter__(self) -> Iterator[tuple[int, T]]:
+        return zip(self._mapping, self._mapping.each(), strict=True)
+
+
+class RowsBySeq(_Viewed[Row]):
+    """Rows of both kinds by seq, those of the first kind first."""
 
     def __init__(self, rows: Mapping[Kind, Rows]) -> None:
         """Hold the rows of each kind, in order of seq."""
         self._rows = [rows[kind] for kind in KINDS]
 
+    def each(self) -> Iterator[Row]:
+        """Return the rows."""
+        return chain.from_iterable(self._rows)
+
     def __getitem__(self, seq: int) -> Row:
         for rows in self._rows:
-            place = int(rows.seqs.searchsorted(seq))
-            if place < len(rows) and rows.seqs[place] == seq:
+            if (place := _place(rows.seqs, seq)) is not None:
                 return rows[place]
         raise KeyError(seq)
 
     def __contains__(self, seq: object) -> bool:
-        for rows in self._rows:
-            place = rows.seqs.searchsorted(seq)  # type: ignore[call-overload]
-            if place < len(rows) and rows.seqs[place] == seq:
-                return True
-        return False
+        return any(_place(rows.seqs, seq) is not None for rows in self._rows)
 
     def __iter__(self) -> Iterator[int]:
         return chain.from_iterable(rows.seqs.tolist() for rows in self._rows)
@@ -294,24 +388,84 @@ class RowsBySeq(Mapping[int, Row]):
     def __len__(self) -> int:
         return sum(map(len, self._rows))
 
-    def items(self) -> ItemsView[int, Row]:
-        """Return (seq, row) of each row."""
-        return _Items(self)
 
-    def values(self) -> ValuesView[Row]:
-        """Return each row."""
-        return _Values(self)
+class BySeq(_Viewed[T]):
+    """A value for each of many rows by seq, as columns."""
+
+    def __init__(self, seqs: Numbers, codes: Numbers) -> None:
+        """Hold the values of rows.
+
+        Args:
+            seqs: of the rows, in order, each once.
+            codes: of each row; equal where the values are alike.
+        """
+        self.seqs = seqs
+        self.codes = codes
+
+    @abstractmethod
+    def made(self, start: int, stop: int) -> Iterator[T]:
+        """Return the values of a range of `seqs`."""
+
+    def codes_of(self, seqs: Numbers) -> Numbers:
+        """Return the code of each of some rows; -1 where it has no value."""
+        if not len(self.seqs):
+            return np.full(len(seqs), _NONE)
+        place = np.minimum(self.seqs.searchsorted(seqs), len(self.seqs) - 1)
+        return np.where(self.seqs[place] == seqs, self.codes[place], _NONE)
+
+    def each(self) -> Iterator[T]:
+        """Return the values in order of seq."""
+        for start in range(0, len(self.seqs), _PART):
+            yield from self.made(start, min(start + _PART, len(self.seqs)))
+
+    def __getitem__(self, seq: int) -> T:
+        if (place := _place(self.seqs, seq)) is None:
+            raise KeyError(seq)
+        return next(self.made(place, place + 1))
+
+    def __contains__(self, seq: object) -> bool:
+        return _place(self.seqs, seq) is not None
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.seqs.tolist())
+
+    def __len__(self) -> int:
+        return len(self.seqs)
 
 
-class _Values(ValuesView[Row]):
-    _mapping: RowsBySeq
+class Shared(BySeq[T]):
+    """Values of which there are few; a code is a value's place among them."""
 
-    def __iter__(self) -> Iterator[Row]:
-        return chain.from_iterable(self._mapping._rows)
+    def __init__(self, seqs: Numbers, codes: Numbers, few: Sequence[T]) -> None:
+        """Hold the values of rows.
+
+        Args:
+            seqs: of the rows, in order, each once.
+            codes: for each row the place of its value.
+            few: the values.
+        """
+        super().__init__(seqs, codes)
+        self.few = few
+
+    @classmethod
+    def of(cls, values: Mapping[int, T]) -> Shared[T]:
+        """Return values as columns. Those that are one object are held once."""
+        if isinstance(values, Shared):
+            return values
+        few = list({id(value): value for value in values.values()}.values())
+        place = {id(value): n for n, value in enumerate(few)}
+        seqs, codes = (np.fromiter(given, np.int64, len(values)) for given in (values, (place[id(value)] for value in values.values())))
+        order = np.argsort(seqs, kind="stable")
+        return cls(seqs[order], codes[order], few)
+
+    def made(self, start: int, stop: int) -> Iterator[T]:
+        """Return the values of a range of `seqs`."""
+        return map(self.few.__getitem__, self.codes[start:stop].tolist())
 
 
-class _Items(ItemsView[int, Row]):
-    _mapping: RowsBySeq
-
-    def __iter__(self) -> Iterator[tuple[int, Row]]:
-        return ((row.seq, row) for row in chain.from_iterable(self._mapping._rows))
+def _place(seqs: Numbers, seq: object) -> int | None:
+    """Return the place of a seq among those in order; None where it is not there."""
+    if not isinstance(seq, int | np.integer):
+        return None
+    place = int(seqs.searchsorted(seq))
+    return place if place < len(seqs) and seqs[place] == seq else None

@@ -20,6 +20,7 @@ from curation.views.runs import BalanceDetail
 from curation.workspace import Workspace, label_of
 
 if TYPE_CHECKING:
+    from curation.views.decision_columns import Decisions
     from curation.views.state import ProjectState
 
 
@@ -146,7 +147,7 @@ def _topic_column(workspace: Workspace, by: str) -> str | None:
     return plan.grounding.topic if by in ("topic", plan.grounding.topic) else None
 
 
-def leave_out_over_cap(state: ProjectState, decisions: Sequence[Decision]) -> list[Decision]:
+def leave_out_over_cap(state: ProjectState, decisions: Decisions) -> Decisions:
     """Drop rows that nobody has annotated yet where their class is over its cap.
 
     Rows stay in this order: force-kept, approved, in review, shown to annotators, best total, oldest. An approved row is not dropped
@@ -154,7 +155,7 @@ def leave_out_over_cap(state: ProjectState, decisions: Sequence[Decision]) -> li
     """
     settings = state.project.balance
     if settings.cap is None:
-        return list(decisions)
+        return decisions
     active = {d.seq: d for d in decisions if d.verdict in ACTIVE_VERDICTS}
     reasons: dict[int, Reason] = {}
     for kind in KINDS:
@@ -162,7 +163,9 @@ def leave_out_over_cap(state: ProjectState, decisions: Sequence[Decision]) -> li
         for seq, reason in rows_over_the_cap(state, kind, rows, {row.seq: active[row.seq].verdict for row in rows}).items():
             if active[seq].verdict in ("to_review", "held") and seq not in state.kept:
                 reasons[seq] = reason
-    return [Decision(d.seq, "dropped", d.better, (reasons[d.seq],)) if d.seq in reasons else d for d in decisions]
+    return decisions.changed(
+        {n: Decision(d.seq, "dropped", d.better, (reasons[d.seq],)) for n, d in enumerate(decisions) if d.seq in reasons}
+    )
 
 
 def rows_past_cap(state: ProjectState, kind: Kind, rows: Sequence[Row]) -> dict[int, Reason]:

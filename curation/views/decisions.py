@@ -11,7 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from operator import attrgetter
+
+import numpy as np
+import pyarrow as pa
 
 from argilla_setup import forms
 from curation import decide as rules
@@ -21,9 +23,11 @@ from curation.judge import diagnostics
 from curation.plan import Cell
 from curation.records import KINDS, Kind
 from curation.store import facts, records
-from curation.store.records import Row
+from curation.store.records import Row, StoredOverride
 from curation.store.reviews import StoredAnswer
+from curation.store.rows import Mask, Numbers, Rows, Shared
 from curation.views.classes import leave_out_over_cap
+from curation.views.decision_columns import Decisions
 from curation.views.quality import Acceptance
 from curation.views.review_sample import (
     CALIBRATION,
@@ -32,6 +36,7 @@ from curation.views.review_sample import (
     accept_complete,
     draw,
     draw_below_cut,
+    hidden_rows,
     release,
     settle,
     unseen_verdict,
@@ -49,7 +54,7 @@ TAKEN_BACK = ("edited_again", "withdrawn", "excluded")
 class Decided:
     """The decisions on all rows, and the review samples they rest on."""
 
-    decisions: list[Decision]
+    decisions: Decisions
     """In order of kind and seq."""
     samples: Mapping[Kind, Sample]
     """For each kind of which annotators see a sample; empty where they see every row, or none."""
@@ -63,21 +68,20 @@ class Decided:
 
 def decide_all(state: ProjectState) -> Decided:
     """Decide every row from stored facts. Nothing is measured and nothing is written."""
-    decisions, samples, scored = list[Decision](), dict[Kind, Sample](), dict[Kind, ScoredRows]()
+    parts, samples, scored = list[Decisions](), dict[Kind, Sample](), dict[Kind, ScoredRows]()
     known = _load_known(state)
     families = _families(state, known)
     for kind in KINDS:
         found, sample, sides = _decide_kind(state, kind, known, families)
-        decisions += found
+        parts.append(found)
         samples |= {kind: sample} if sample else {}
         scored |= {kind: sides} if sides else {}
-    decisions = leave_out_over_cap(state, decisions)
-    by_seq = {decision.seq: decision for decision in decisions}
+    decisions = leave_out_over_cap(state, Decisions.joined(parts))
+    by_seq = {decision.seq: decision for decision in decisions} if samples or state.project.review.accept else {}
     settled = {kind: settle(state, sample, by_seq) for kind, sample in samples.items()}
     accepted = {kind: sample.acceptance for kind, sample in settled.items()}
     accepted |= {kind: accept_complete(state, kind, by_seq) for kind in KINDS if kind not in settled}
-    if settled:
-        decisions = release(decisions, {row.seq: row.kind for row in state.row_by_seq.values()}, settled)
+    decisions = release(decisions, state.rows, settled)
     return Decided(decisions, settled, families, scored, {kind: found for kind, found in accepted.items() if found is not None})
 
 
@@ -123,7 +127,7 @@ def _load_known(state: ProjectState) -> _Known:
 def _unlabelled(state: ProjectState) -> dict[int, EditStatus]:
     """Return the status of rows that a data lead made with another label and then took back."""
     made = {seq: state.row_by_seq[seq] for seq, _, _ in records.sources_by_seq(state.db, records.RELABELLED) if seq in state.row_by_seq}
-    in_use = {override.chosen for override in state.overrides.values() if override.action == "relabel"}
+    in_use = {override.chosen for override in state.overrides.where(lambda one: one.action == "relabel").values()}
     # A record that was also generated or imported is a row of its own; its first origin says so.
     gone = {seq: row for seq, row in made.items() if row.how == records.RELABELLED and seq not in in_use}
     return {
@@ -134,7 +138,7 @@ def _unlabelled(state: ProjectState) -> dict[int, EditStatus]:
 
 def _unmasked(state: ProjectState) -> dict[int, EditStatus]:
     """Return the status of masked rows that take no row's place any more, because the settings or a data lead say so."""
-    gone = (row for row in state.row_by_seq.values() if row.how == records.MASKED and row.seq in state.out_of_use)
+    gone = (row for row in state.made_by(records.MASKED) if row.seq in state.out_of_use)
     return {row.seq: EditStatus(taken_back=Reason("screen", "unmasked", "the original counts again", row.parent)) for row in gone}
 
 
@@ -226,7 +230,7 @@ def _text(row: Row) -> str | None:
 
 
 def _families(state: ProjectState, known: _Known) -> dict[int, Family]:
-    parents = {row.seq: row.parent for row in state.row_by_seq.values() if row.how == "edited" and row.parent is not None}
+    parents = {row.seq: row.parent for row in state.made_by("edited") if row.parent is not None}
     if not parents:
         return {}
     members = parents.keys() | parents.values()
@@ -241,44 +245,58 @@ def _families(state: ProjectState, known: _Known) -> dict[int, Family]:
 
 def _decide_kind(
     state: ProjectState, kind: Kind, known: _Known, families: Mapping[int, Family]
-) -> tuple[list[Decision], Sample | None, ScoredRows | None]:
+) -> tuple[Decisions, Sample | None, ScoredRows | None]:
     # The best N percent are of the rows of this kind: a pair's worse responses are meant to score low and would fill the rest.
-    totals, groups = state.totals_of(kind), groups_of(state, kind)
+    rows, totals, groups = state.rows[kind], state.totals_of(kind), groups_of(state, kind)
     keeps = rules_by_group(state, groups, totals)
-    rows, (like, alike) = state.rows[kind], _alike(state, kind, known, families, totals, groups)
+    like, first = _alike(state, kind, known, families, totals, groups)
+    alike = rows.take(first)
     facts_of = [_facts_of(state, known, row, totals.get(row.seq), families) for row in alike]
     keeps_of = [keeps[groups[row.seq]] for row in alike]
-    passes, is_below = ([rule(*one) for one in zip(facts_of, keeps_of, strict=True)] for rule in (rules.passes, rules.is_only_below_cut))
-    passing = {row.seq for row, n in zip(rows, like, strict=True) if passes[n]}
-    sample = draw(state, kind, passing)
-    # Rows that a person chose to decide are no random part of the others.
-    chosen = frozenset(state.overrides.keys() | families.keys() | state.control_file.verdicts.keys()) if totals else ()
-    free = {row.seq for row in rows if row.seq in totals and row.how != "edited" and row.seq not in chosen}
-    below = {row.seq for row, n in zip(rows, like, strict=True) if is_below[n] and row.seq in free}
+    passes, is_below = (
+        np.array([rule(*one) for one in zip(facts_of, keeps_of, strict=True)], np.bool_)[like]
+        for rule in (rules.passes, rules.is_only_below_cut)
+    )
+    sample = draw(state, kind, rows.where(passes))
+    free = _scored_freely(state, rows, totals, families)
+    below = rows.where(is_below & free)
     drawn = draw_below_cut(state, kind, below)
-    mode, asked = state.project.review.mode, state.asked
-    unseen = [None if mode == "all" or row.seq in asked else unseen_verdict(mode, row, sample) for row in rows]
-    made = {
-        (n, why): rules.decide(facts_of[n], keeps=keeps_of[n], policy=state.policy, unseen=why)
-        for n, why in dict.fromkeys(zip(like, unseen, strict=True))
-    }
-    found = [made[own] for own in zip(like, unseen, strict=True)]
-    decisions = [Decision(row.seq, one.verdict, one.better, one.reasons) for row, one in zip(rows, found, strict=True)]
-    answered = dict[int, Decision]()
-    for place, (row, n) in enumerate(zip(rows, like, strict=True)) if drawn else ():
-        if row.seq not in drawn:
-            continue
-        decisions[place] = decisions[place]._replace(reasons=(*decisions[place].reasons, CALIBRATION))
-        if row.seq in known.special or row.seq in state.all_annotations or row.seq in state.overrides:
-            answered[row.seq] = rules.apply_annotations(facts_of[n], state.policy)._replace(seq=row.seq)
-    sides = ScoredRows(frozenset(free & passing), frozenset(below), drawn, answered)
-    return decisions, sample, None if state.project.score.is_off else sides
+    mode = state.project.review.mode
+    cases = 2 * like + hidden_rows(state, rows, sample)
+    own, which = _numbered(cases)
+    made = [
+        rules.decide(
+            facts_of[case // 2], keeps=keeps_of[case // 2], policy=state.policy,
+            unseen=unseen_verdict(mode, alike[case // 2]) if case % 2 else None,
+        )
+        for case in cases[which].tolist()
+    ]  # fmt: skip
+    decisions, answered = Decisions(rows.seqs, own, made), dict[int, Decision]()
+    changes = dict[int, Decision]()
+    for place in np.flatnonzero(rows.isin(drawn)).tolist() if drawn else ():
+        decision, n = decisions[place], int(like[place])
+        changes[place] = decision._replace(reasons=(*decision.reasons, CALIBRATION))
+        if decision.seq in known.special or decision.seq in state.all_annotations or decision.seq in state.overrides:
+            answered[decision.seq] = rules.apply_annotations(facts_of[n], state.policy)._replace(seq=decision.seq)
+    sides = None
+    if not state.project.score.is_off:
+        above = rows.where(free & passes)
+        sides = ScoredRows(frozenset(above.seqs.tolist()), frozenset(below.seqs.tolist()), drawn, answered)
+    return decisions.changed(changes), sample, sides
+
+
+def _scored_freely(state: ProjectState, rows: Rows, totals: Mapping[int, float], families: Mapping[int, Family]) -> Mask:
+    """Return a mask of the scored rows that are a random part of the others: no person chose to decide them, and none wrote them."""
+    if not totals:
+        return np.zeros(len(rows), np.bool_)
+    chosen = rows.isin(state.overrides) | rows.isin(families) | rows.isin(state.control_file.verdicts)
+    return rows.isin(totals) & ~rows.coded("how").matches("edited") & ~chosen
 
 
 def _alike(
-    state: ProjectState, kind: Kind, known: _Known, families: Mapping[int, Family], totals: Mapping[int, float], groups: Mapping[int, str]
-) -> tuple[list[int], list[Row]]:
-    """Return for each row of a kind the number of rows with equal facts that it is among, and the first row of each number.
+    state: ProjectState, kind: Kind, known: _Known, families: Mapping[int, Family], totals: Mapping[int, float], groups: Shared[str]
+) -> tuple[Numbers, Numbers]:
+    """Return for each row of a kind the number of rows with equal facts that it is among, and the place of each number's first row.
 
     Args:
         state: of the project.
@@ -288,20 +306,38 @@ def _alike(
         totals: total of each scored row.
         groups: group of each row for the score's cut.
     """
-    rows, apart = state.rows[kind], known.special | families.keys()
-    seqs = [row.seq for row in rows]
-    decided = attrgetter("action", "reason", "choice", "chosen")
-    overrides = dict(zip(state.overrides, map(decided, state.overrides.values()), strict=True)) if rows else {}
-    # Equal annotations are one object where no ruling is among them. Where they are not, the row is decided apart.
-    said = {seq: id(given) for seq, given in state.all_annotations.items()}
-    facets = zip(
-        map(totals.get, seqs), map(groups.__getitem__, seqs), [row.better for row in rows], [row.how == "edited" for row in rows],
-        map(overrides.get, seqs), map(said.get, seqs), strict=True,
-    )  # fmt: skip
-    numbers: dict[object, int] = {}
-    like = [numbers.setdefault(seq if seq in apart else own, len(numbers)) for seq, own in zip(seqs, facets, strict=True)]
-    first = dict(zip(reversed(like), reversed(rows), strict=True))
-    return like, [first[number] for number in range(len(numbers))]
+    rows = state.rows[kind]
+    decided = [(one.action, one.reason, one.choice, one.chosen) for one in state.overrides.few]
+    same_override = np.array([decided.index(one) for one in decided] + [-1], np.int64)
+    facets: list[Numbers] = [
+        groups.codes,
+        rows.better.astype(np.int64),
+        rows.coded("how").matches("edited").astype(np.int64),
+        same_override[state.overrides.codes_of(rows.seqs)],
+        # Equal annotations are one object where no ruling is among them. Where they are not, the row is decided apart.
+        state.all_annotations.codes_of(rows.seqs),
+    ]
+    if totals:
+        points = Shared.of(totals)
+        of_code = {total: n for n, total in enumerate(dict.fromkeys(points.few))}
+        facets.append(np.array([of_code[total] for total in points.few] + [-1], np.int64)[points.codes_of(rows.seqs)])
+    if apart := known.special | families.keys():
+        is_apart = rows.isin(apart)
+        facets.append(np.where(is_apart, np.cumsum(is_apart), 0))
+    like = np.zeros(len(rows), np.int64)
+    for facet in facets:
+        values, _ = _numbered(facet)
+        like, first = _numbered(like * (1 + int(values.max(initial=0))) + values)
+    return like, first
+
+
+def _numbered(values: Numbers) -> tuple[Numbers, Numbers]:
+    """Return for each row the number of its value, in order of first appearance, and the place of each number's first row."""
+    encoded = pa.array(values).dictionary_encode()
+    numbers = encoded.indices.to_numpy().astype(np.int64)
+    first = np.full(len(encoded.dictionary), len(values))
+    np.minimum.at(first, numbers, np.arange(len(values)))
+    return numbers, first
 
 
 def _facts_of(state: ProjectState, known: _Known, row: Row, total: float | None, families: Mapping[int, Family]) -> Facts:
@@ -331,7 +367,7 @@ def _facts_of(state: ProjectState, known: _Known, row: Row, total: float | None,
     )
 
 
-def _override(stored: facts.StoredOverride) -> Override:
+def _override(stored: StoredOverride) -> Override:
     return Override(stored.action, stored.reason, stored.choice, stored.chosen)
 
 

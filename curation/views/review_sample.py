@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,8 @@ from curation.views.quality import Acceptance, accept_all, draw_acceptance
 from curation.workspace import label_of
 
 if TYPE_CHECKING:
+    from curation.store.rows import Mask, Rows
+    from curation.views.decision_columns import Decisions
     from curation.views.state import ProjectState
 
 HELD = Reason("review", "outside_sample", "waits for the annotations of the random sample")
@@ -85,7 +87,7 @@ class Sample:
         }  # fmt: skip
 
 
-def draw(state: ProjectState, kind: Kind, passing: Collection[int]) -> Sample | None:
+def draw(state: ProjectState, kind: Kind, passing: Sequence[Row]) -> Sample | None:
     """Draw the rows of a kind that annotators see; None where the project does not sample, or has nothing to sample.
 
     Edited rows, pairs without a preferred response and rows that people are asked about anyway are not drawn from.
@@ -93,12 +95,12 @@ def draw(state: ProjectState, kind: Kind, passing: Collection[int]) -> Sample | 
     Args:
         state: of the project.
         kind: of the rows.
-        passing: seqs of the rows that pass the gates, whatever annotators said.
+        passing: the rows that pass the gates, whatever annotators said.
     """
     settings = state.project.review
     if settings.mode != "sample":
         return None
-    frame = [row for row in state.rows[kind] if row.seq in passing and is_in_frame(state, row)]
+    frame = [row for row in passing if is_in_frame(state, row)]
     if not frame:
         return None
     if settings.accept is not None:
@@ -144,7 +146,7 @@ class ScoredRows:
         )
 
 
-def draw_below_cut(state: ProjectState, kind: Kind, below: Collection[int]) -> frozenset[int]:
+def draw_below_cut(state: ProjectState, kind: Kind, below: Sequence[Row]) -> frozenset[int]:
     """Draw the rows of `review.calibrate` from those that only the score drops, in proportion to each whole point of the score.
 
     The draw follows from the ids and the project's key, so it is the same at every push.
@@ -152,12 +154,12 @@ def draw_below_cut(state: ProjectState, kind: Kind, below: Collection[int]) -> f
     Args:
         state: of the project.
         kind: of the rows.
-        below: seqs of the rows that only the score drops.
+        below: the rows that only the score drops.
     """
     settings = state.project.review
     if settings.mode == "none" or not settings.calibrate:
         return frozenset()
-    totals, rows = state.totals_of(kind), [row for row in state.rows[kind] if row.seq in below]
+    totals, rows = state.totals_of(kind), list(below)
     strata = [str(int(totals[row.seq])) for row in rows]
     places = draw_sample([row.id for row in rows], strata, size=settings.calibrate, key=reviews.sample_key(state.db))
     return frozenset(rows[place].seq for place in places)
@@ -168,18 +170,35 @@ def is_calibration(decision: Decision) -> bool:
     return decision.verdict == "dropped" and CALIBRATION in decision.reasons
 
 
-def unseen_verdict(mode: ReviewMode, row: Row, sample: Sample | None) -> tuple[Verdict, Reason] | None:
-    """Return the verdict on a row that annotators do not see, with its reason; None where they see it.
+def hidden_rows(state: ProjectState, rows: Rows, sample: Sample | None) -> Mask:
+    """Return a mask of the rows that annotators do not see.
 
     Args:
-        mode: the project's `review.mode`.
+        state: of the project.
+        rows: of one kind.
+        sample: of that kind.
+    """
+    import numpy as np
+
+    mode = state.project.review.mode
+    if mode == "all" or (mode == "sample" and sample is None):
+        return np.zeros(len(rows), np.bool_)
+    hidden = ~rows.isin(state.asked)
+    if sample is not None:
+        by_people = rows.coded("kind").matches("preference") & (rows.better < 0)
+        hidden &= ~(rows.isin(sample.drawn) | rows.coded("how").matches("edited") | by_people)
+    return hidden
+
+
+def unseen_verdict(mode: ReviewMode, row: Row) -> tuple[Verdict, Reason]:
+    """Return the verdict on a row that annotators do not see, with its reason.
+
+    Args:
+        mode: the project's `review.mode`, "none" or "sample".
         row: any row.
-        sample: of the row's kind.
     """
     if mode == "none":
         return ("dropped", NO_PREFERENCE) if needs_preference(row) else ("approved", NOT_REVIEWED)
-    if mode == "all" or sample is None or row.seq in sample.drawn or row.how == "edited" or needs_preference(row):
-        return None
     return "held", HELD
 
 
@@ -225,22 +244,23 @@ def accept_complete(state: ProjectState, kind: Kind, verdicts: Mapping[int, Deci
     return accept_all(state, kind, settings.accept, bad, waiting=waiting)
 
 
-def release(decisions: Sequence[Decision], kinds: Mapping[int, Kind], samples: Mapping[Kind, Sample]) -> list[Decision]:
+def release(decisions: Decisions, rows: Mapping[Kind, Sequence[Row]], samples: Mapping[Kind, Sample]) -> Decisions:
     """Approve the held rows of each kind whose sample was annotated and has few enough errors.
 
     Args:
-        decisions: on all rows.
-        kinds: kind of each row by seq.
+        decisions: on all rows, in the order of `rows`.
+        rows: of each kind.
         samples: settled samples by kind.
     """
-    reasons = {kind: Reason("review", RELEASED, samples[kind].sentence) for kind in KINDS if kind in samples and samples[kind].releases}
-    if not reasons:
-        return list(decisions)
-    out = []
-    for decision in decisions:
-        why = reasons.get(kinds[decision.seq]) if decision.verdict == "held" else None
-        out.append(decision._replace(verdict="approved", reasons=(why, *decision.reasons[1:])) if why else decision)
-    return out
+    parts, start = [], 0
+    for kind in KINDS:
+        own, start = decisions[start : start + len(rows[kind])], start + len(rows[kind])
+        if kind in samples and samples[kind].releases:
+            why = Reason("review", RELEASED, samples[kind].sentence)
+            few = [one._replace(verdict="approved", reasons=(why, *one.reasons[1:])) if one.verdict == "held" else one for one in own.few]
+            own = type(own)(own.seqs, own.codes, few)
+        parts.append(own)
+    return type(decisions).joined(parts)
 
 
 def is_unseen(decision: Decision) -> bool:

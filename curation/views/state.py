@@ -24,7 +24,7 @@ from curation.quality.policy import Policy
 from curation.records import KINDS, Kind, PairRecord, candidates_of, record_id
 from curation.store import facts, records, reviews, runs
 from curation.store.database import Database, open_store
-from curation.store.facts import Finding, StoredOverride
+from curation.store.facts import Finding
 from curation.store.records import Row
 from curation.store.reviews import StoredAnswer
 from curation.views.control_file import ControlFile, read_control_file
@@ -32,7 +32,8 @@ from curation.workspace import Workspace, load_cells
 
 if TYPE_CHECKING:
     from curation.store.answers import Answers
-    from curation.store.rows import Rows, RowsBySeq
+    from curation.store.overrides import Overrides
+    from curation.store.rows import Rows, RowsBySeq, Shared
 
 Rule = Callable[[float], bool]
 """True for a total (0 to 10) that is kept."""
@@ -90,6 +91,10 @@ class ProjectState:
 
         return RowsBySeq(self.rows)
 
+    def made_by(self, how: str) -> list[Row]:
+        """Return the rows whose first origin came about in a way, as "edited"."""
+        return [row for rows in self.rows.values() for row in rows.where(rows.coded("how").matches(how))]
+
     @cached_property
     def candidates(self) -> Rows:
         """The responses inside preference pairs, which are records of their own."""
@@ -134,7 +139,7 @@ class ProjectState:
     def out_of_use(self) -> set[int]:
         """Rows that a masked version replaces, and masked versions that replace no row: gates do not read them."""
         in_use = set(self.masked.values())
-        return self.masked.keys() | {s for s, row in self.row_by_seq.items() if row.how == records.MASKED and s not in in_use}
+        return self.masked.keys() | {row.seq for row in self.made_by(records.MASKED) if row.seq not in in_use}
 
     @cached_property
     def totals(self) -> dict[int, float]:
@@ -161,7 +166,7 @@ class ProjectState:
     @cached_property
     def asked(self) -> frozenset[int]:
         """The rows that people see whatever the sample is: those that a data lead sends, and under mode sample suspected labels and PII."""
-        sent = {seq for seq, override in self.overrides.items() if override.action == "review"}
+        sent = set(self.overrides.where(lambda one: one.action == "review"))
         if self.project.screen.labels.action == "review" and self.project.review.mode == "sample":
             sent |= {found.seq for found in self.findings("screen") if found.kind in LABEL_KINDS}
         if self.project.screen.pii.action == "flag" and self.project.review.mode == "sample":
@@ -189,7 +194,7 @@ class ProjectState:
         return self._submitted(self.answers)
 
     @cached_property
-    def annotations(self) -> Mapping[int, Sequence[Annotation]]:
+    def annotations(self) -> Shared[Sequence[Annotation]]:
         """The annotators' submitted answers to each answered row; drafts and discarded responses are none.
 
         Rows with equal answers share one object: a million rows have few different ones, which are worth looking at once.
@@ -238,12 +243,13 @@ class ProjectState:
         return {seq: [replace(one, ruling=True, on=days[seq, one.user]) for one in given] for seq, given in found.items() if given}
 
     @cached_property
-    def all_annotations(self) -> Mapping[int, Sequence[Annotation]]:
+    def all_annotations(self) -> Shared[Sequence[Annotation]]:
         """The annotators' answers to each row, then the rulings on it."""
-        out = dict(self.annotations)
-        for seq, given in self.rulings.items():
-            out[seq] = [*out.get(seq, ()), *given]
-        return out
+        from curation.store.rows import Shared
+
+        if not self.rulings:
+            return self.annotations
+        return Shared.of({**self.annotations, **{seq: [*self.annotations.get(seq, ()), *given] for seq, given in self.rulings.items()}})
 
     @cached_property
     def policy(self) -> Policy:
@@ -269,17 +275,22 @@ class ProjectState:
             if a.status == "submitted"
         ]
 
-    def _annotate(self, answers: Answers) -> dict[int, Sequence[Annotation]]:
+    def _annotate(self, answers: Answers) -> Shared[Sequence[Annotation]]:
         import numpy as np
+
+        from curation.store.rows import Shared
 
         pattern = answers.patterns(_plain_verdict)
         # What a pair's answer says, and whether a written text is an edit, depends on the row.
-        is_plain = (pattern >= 0) & np.isin(answers.seqs, np.array([row.seq for row in self.rows["instruction"]], np.int64))
-        plain = answers.seqs[is_plain].tolist()
-        first: dict[int, int] = {}
-        like = [first.setdefault(number, seq) for number, seq in zip(pattern[is_plain].tolist(), plain, strict=True)]
-        said = self._annotate_each({seq: answers[seq] for seq in first.values()})
-        return dict(zip(plain, map(said.__getitem__, like), strict=True)) | self._annotate_each(answers.on(~is_plain))
+        is_plain = (pattern >= 0) & np.isin(answers.seqs, self.rows["instruction"].seqs)
+        plain, apart = answers.seqs[is_plain], Shared.of(self._annotate_each(answers.on(~is_plain)))
+        _, first, codes = np.unique(pattern[is_plain], return_index=True, return_inverse=True)
+        one_of_each = plain[first].tolist()
+        said = self._annotate_each({seq: answers[seq] for seq in one_of_each})
+        seqs = np.concatenate([plain, apart.seqs])
+        order = np.argsort(seqs, kind="stable")
+        together = np.concatenate([codes, apart.codes + len(first)])
+        return Shared(seqs[order], together[order], [*map(said.__getitem__, one_of_each), *apart.few])
 
     def _annotate_each(self, answers: Mapping[int, Sequence[StoredAnswer]]) -> dict[int, Sequence[Annotation]]:
         """Return the annotations of each row that is there, looking at every answer."""
@@ -303,7 +314,7 @@ class ProjectState:
         return found
 
     @cached_property
-    def overrides(self) -> dict[int, StoredOverride]:
+    def overrides(self) -> Overrides:
         """The latest override of each row that has one."""
         return facts.overrides_by_seq(self.db)
 
@@ -394,7 +405,7 @@ class ProjectState:
             return {}
         rows = self.rows[kind]
         if kind == "instruction":
-            scored = {row.seq: totals[row.seq] for row in rows if row.seq in totals}
+            scored = {seq: totals[seq] for seq in rows.seqs.tolist() if seq in totals}
         else:
             found = {row.seq: totals.get(better_candidate(row, self.candidate_seqs)) for row in rows}
             scored = {seq: total for seq, total in found.items() if total is not None}
@@ -471,26 +482,36 @@ def better_candidate(row: Row, candidates: Mapping[str, int]) -> int:
     return candidates.get(record_id(candidates_of(pair)[row.better]), 0)
 
 
-def groups_of(state: ProjectState, kind: Kind) -> dict[int, str]:
+def groups_of(state: ProjectState, kind: Kind) -> Shared[str]:
     """Return each row's value of `score.top_by`; rows that no cell planned are one group, and without `top_by` all rows are."""
-    name, plan = state.project.score.top_by, state.project.plan
-    if name is None:
-        return {row.seq: "" for row in state.rows[kind]}
-    column = plan.grounding.topic if plan.grounding and name == "topic" and name not in plan.attributes else None
-    values = {c.id: str((c.row or {}).get(column, "")) if column else c.attributes.get(name, "") for c in state.cells}
-    return {row.seq: values.get(row.cell or "", "") for row in state.rows[kind]}
+    import numpy as np
+
+    from curation.store.rows import Shared
+
+    rows, name, plan = state.rows[kind], state.project.score.top_by, state.project.plan
+    cells, values = rows.coded("cell"), dict[str, str]()
+    if name is not None:
+        column = plan.grounding.topic if plan.grounding and name == "topic" and name not in plan.attributes else None
+        values = {c.id: str((c.row or {}).get(column, "")) if column else c.attributes.get(name, "") for c in state.cells}
+    of_cell = [values.get(cell or "", "") for cell in cells.values]
+    few = list(dict.fromkeys(of_cell))
+    return Shared(rows.seqs, np.array([few.index(group) for group in of_cell], np.int64)[cells.codes], few)
 
 
-def rules_by_group(state: ProjectState, groups: Mapping[int, str], totals: Mapping[int, float]) -> dict[str, Rule]:
+def rules_by_group(state: ProjectState, groups: Shared[str], totals: Mapping[int, float]) -> dict[str, Rule]:
     """Return the keep rule of each group; the best N percent are taken within the group.
 
     Args:
         state: of the project.
-        groups: group of each row by seq.
+        groups: group of each row.
         totals: total (0 to 10) of each scored row by seq.
     """
-    settings = state.project.score
-    by_group: dict[str, list[float]] = {name: [] for name in groups.values()}
-    for seq, total in totals.items():
-        by_group[groups[seq]].append(total)
-    return {name: keep_rule(ranked, threshold=settings.threshold, top_percent=settings.top_percent) for name, ranked in by_group.items()}
+    import numpy as np
+
+    settings, ranked = state.project.score, [list[float]() for _ in groups.few]
+    for code, total in zip(groups.codes_of(np.fromiter(totals, np.int64, len(totals))).tolist(), totals.values(), strict=True):
+        ranked[code].append(total)
+    return {
+        name: keep_rule(own, threshold=settings.threshold, top_percent=settings.top_percent)
+        for name, own in zip(groups.few, ranked, strict=True)
+    }

@@ -7,6 +7,7 @@ import random
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from curation import api as stages
@@ -17,6 +18,7 @@ from curation.store import facts, records, reviews
 from curation.store.database import open_store
 from curation.store.records import Row
 from curation.store.reviews import StoredAnswer
+from curation.store.rows import Numbers, Shared
 from curation.views.decisions import decide_all
 from curation.views.state import ProjectState
 from tests.support.projects import Bed, blank, import_plain, score_by_hand
@@ -241,10 +243,10 @@ def test_rows_decided_together_are_decided_as_each_would_be_alone(bed: Bed, seed
     with stages.open_workspace(bed.folder) as workspace:
         together = decide_all(ProjectState(workspace)).decisions
 
-        def each(state: ProjectState, kind: Kind, *_: object) -> tuple[list[int], list[Row]]:
-            return list(range(len(state.rows[kind]))), list(state.rows[kind])
+        def each(state: ProjectState, kind: Kind, *_: object) -> tuple[Numbers, Numbers]:
+            return np.arange(len(state.rows[kind])), np.arange(len(state.rows[kind]))
 
         monkeypatch.setattr("curation.views.decisions._alike", each)
-        monkeypatch.setattr(ProjectState, "_annotate", ProjectState._annotate_each)
-        assert decide_all(ProjectState(workspace)).decisions == together
+        monkeypatch.setattr(ProjectState, "_annotate", lambda state, answers: Shared.of(state._annotate_each(answers)))
+        assert list(decide_all(ProjectState(workspace)).decisions) == list(together)
     assert len({decision.verdict for decision in together}) >= 4
