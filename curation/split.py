@@ -21,7 +21,7 @@ import numpy as np
 
 from curation.dedup.arrow_text import Array, Texts
 from curation.dedup.near import Sketched, roots_of, sketch
-from curation.dedup.near_pairs import find_clusters, similar_pairs
+from curation.dedup.near_pairs import find_clusters, pairs_apart
 
 Assigned = tuple[str | None, str]
 """(split or None when the row's twins are in two splits, cluster)."""
@@ -180,10 +180,10 @@ def find_across(
     rank = np.array([ORDER.index(side) for side in sides], np.int64)
     out = np.zeros(len(sides), bool)
     stays: dict[str, list[tuple[Array, Array]]] = {"near": [], "semantic": []}
-    near, crowded = (np.empty(0, np.int64), np.empty(0, np.int64)), False
+    near, head, crowded = [np.empty(0, np.int64)] * 2, np.arange(len(sides)), False
     if threshold is not None and len(sides):
         sketched = prompts if isinstance(prompts, Sketched) else sketch_prompts(prompts, threshold)
-        near = similar_pairs(sketched, apart=rank)[:2]
+        *near, head = pairs_apart(sketched, rank)
         # So many prompts are similar that some pairs were not compared.
         crowded = sketched.close.crowded > 0
     for kind, pairs in (("near", [near]), ("semantic", _similar_across(vectors, rank, cosine))):
@@ -191,6 +191,8 @@ def find_across(
             kept = (cut[a] >= 0) & (cut[a] == cut[b])
             lose = np.where(rank[a] > rank[b], a, b)[~kept]
             out[lose] = True
+            if kind == "near":  # with a prompt leave the equal ones of its split
+                out |= out[head]
             if kept.any():
                 stays[kind].append((a[kept].astype(np.int32), b[kept].astype(np.int32)))
     counts = {kind: sum(int((~out[a] & ~out[b]).sum()) for a, b in found) for kind, found in stays.items()}

@@ -79,28 +79,57 @@ def find_near_pairs(
     return table.take(pa.array(np.lexsort((place[twins], place[rows])))).replace_schema_metadata(metadata)
 
 
-def similar_pairs(sketched: Sketched, *, apart: Array | None = None) -> tuple[Array, Array, Array]:
-    """Return (row, twin, similarity) of every similar pair as `find_near_pairs` does, each compared here and now.
+def similar_pairs(sketched: Sketched) -> tuple[Array, Array, Array]:
+    """Return (row, twin, similarity) of every similar pair, as `find_near_pairs` does."""
+    equal = np.flatnonzero(sketched.first != np.arange(len(sketched.first)))
+    later, earlier, scores = _compared(sketched, sketched.close.packed)
+    rows, twins = sketched.which[later], sketched.which[earlier]
+    columns = (rows, equal), (twins, sketched.first[equal]), (scores, np.ones(len(equal)))
+    rows, twins, scores = map(np.concatenate, columns)
+    return rows, twins, scores
+
+
+def pairs_apart(sketched: Sketched, sides: Array) -> tuple[Array, Array, Array]:
+    """Return (row, twin) of similar texts on different sides, and for each row the first of the equal texts on its side, its head.
+
+    Of equal texts on one side only the head is paired. Every candidate pair is compared here and now; nothing is concluded from clusters.
 
     Args:
         sketched: the texts.
-        apart: number of each row's group; only pairs of two groups are compared. None: all are.
+        sides: number of each row's side, from 0.
     """
+    first, n = sketched.first, len(sketched.first)
+    # The head of each group of equal texts on each side, -1 for none. Where an index occurs twice, NumPy keeps the last value.
+    heads = np.full((int(sides.max(initial=0)) + 1, n), -1, np.int32)
+    heads[sides[::-1], first[::-1]] = np.arange(n)[::-1]
+    held = ((heads >= 0) << np.arange(len(heads))[:, None]).sum(axis=0)
+    later, earlier = (sketched.which[places] for places in _places_in(sketched.close.packed))
+    either = held[later] | held[earlier]
+    one, other, _ = _compared(sketched, sketched.close.packed[(either & (either - 1)) != 0])
+    equal = np.flatnonzero(held & (held - 1))
+    a, b = (np.concatenate([sketched.which[places], equal]) for places in (one, other))
+    rows, twins = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
+    for s, t in itertools.permutations(range(len(heads)), 2):
+        # A group and itself are a pair once.
+        is_pair = (heads[s, a] >= 0) & (heads[t, b] >= 0) & ((a != b) | (s < t))
+        rows.append(heads[s, a[is_pair]])
+        twins.append(heads[t, b[is_pair]])
+    return np.concatenate(rows), np.concatenate(twins), heads[sides, first]
+
+
+def _places_in(packed: Array) -> tuple[Array, Array]:
+    """Return the later and the earlier places of packed pairs."""
+    return (packed >> np.uint64(32)).astype(np.int64), (packed & _LOW).astype(np.int64)
+
+
+def _compared(sketched: Sketched, packed: Array) -> tuple[Array, Array, Array]:
+    """Return (later place, earlier place, similarity) of those packed pairs that are similar."""
     from curation.dedup.kernels.compare import compare_pairs
 
-    which, packed = sketched.which, sketched.close.packed
-    equal = np.flatnonzero(sketched.first != np.arange(len(sketched.first)))
-    if apart is not None:
-        of_place = apart[which]
-        packed = packed[of_place[(packed >> np.uint64(32)).astype(np.int64)] != of_place[(packed & _LOW).astype(np.int64)]]
-        equal = equal[apart[equal] != apart[sketched.first[equal]]]
-    pairs = np.stack([packed >> np.uint64(32), packed & _LOW], axis=1).astype(np.int64)
-    scores = np.empty(len(pairs))
+    pairs, scores = np.stack(_places_in(packed), axis=1), np.empty(len(packed))
     spread(compare_pairs, len(pairs), pairs, sketched.places, scores)
-    pairs, scores = pairs[scores >= 0], scores[scores >= 0]
-    rows = np.concatenate([which[pairs[:, 0]], equal])
-    twins = np.concatenate([which[pairs[:, 1]], sketched.first[equal]])
-    return rows, twins, np.concatenate([scores, np.ones(len(equal))])
+    is_alike = scores >= 0
+    return pairs[is_alike, 0], pairs[is_alike, 1], scores[is_alike]
 
 
 def rethreshold(pairs: pa.Table, threshold: float) -> pa.Table:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from curation.dedup.lsh import jaccard, shingle_hashes
 from curation.dedup.normalization import normalize
-from curation.split import find_across, part_rows, pick_splits
+from curation.split import find_across, part_rows, pick_splits, sketch_prompts
 
 SHARES = {"train": 0.6, "validation": 0.2, "test": 0.2}
 LONG = "A {} year old patient comes in with shortness of breath on exertion, swollen ankles and a dry cough since {}."
@@ -224,6 +224,17 @@ def test_rows_frozen_under_other_thresholds_are_found_across_and_the_one_in_trai
     assert (across.left_out.tolist(), across.near_pairs, across.semantic_pairs) == ([5], None, 0)
 
 
+def test_equal_prompts_across_splits_are_all_left_out_of_train() -> None:
+    may, april = LONG.format(41, "May"), LONG.format(42, "May")
+    for prompts, sides, left_out in (
+        ([may, may, may], ["train", "test", "train"], [0, 2]),
+        ([may, may, april], ["train", "train", "test"], [0, 1]),
+        ([may, may, april], ["train", "test", "train"], [0, 2]),
+    ):
+        across = find_across(prompts, sides, cut=np.full(3, -1), threshold=0.7, vectors=None, cosine=None)
+        assert (across.left_out.tolist(), across.near_pairs) == (left_out, 0)
+
+
 @settings(max_examples=40, deadline=None, derandomize=True)
 @given(st.lists(words.map(" ".join), min_size=2, max_size=20), st.data())
 def test_what_stays_after_the_measurement_has_no_pair_across(prompts: list[str], data: st.DataObject) -> None:
@@ -232,7 +243,9 @@ def test_what_stays_after_the_measurement_has_no_pair_across(prompts: list[str],
     rng = np.random.default_rng(data.draw(st.integers(0, 99)))
     vectors = rng.standard_normal((len(prompts), 3)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    across = find_across(prompts, sides, cut=np.full(len(prompts), -1), threshold=0.7, vectors=vectors, cosine=0.9)
+    sketched = sketch_prompts(prompts, 0.7)
+    part_rows(sketched, ids_of(len(prompts)), shares=SHARES)  # the measurement trusts nothing that clustering left in the sketch
+    across = find_across(sketched, sides, cut=np.full(len(prompts), -1), threshold=0.7, vectors=vectors, cosine=0.9)
     stay = [n for n in range(len(prompts)) if n not in set(across.left_out.tolist())]
     values = [shingle_hashes(normalize(p), 5) for p in prompts]
     for a, b in combinations(stay, 2):
