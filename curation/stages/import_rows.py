@@ -39,7 +39,7 @@ _BATCH = 5000
 """Rows that one process converts at a time."""
 _BYTES = 8 * 2**20
 """Bytes of lines that it reads at a time at most."""
-_COMMIT = 8
+_COMMIT = 16
 """Batches in one transaction: the more rows, the fewer times a page of the index of ids is written."""
 _LONGEST_NOTE = 240
 _SHOWN = 5
@@ -100,7 +100,7 @@ def import_rows(
         provenance: origin and license of the files; recorded as unknown if None.
         read_as: encoding, delimiter and sheet, if they are not to be detected.
         strict: refuse the import if a row or a metadata value would be lost.
-        progress: called after each 40,000 rows with the lines or rows that are read, of all files.
+        progress: called after each 80,000 rows with the lines or rows that are read, of all files.
 
     Raises:
         ProjectError: a file cannot be read, has no known shape or no such group column, none of the rows can be read, something

@@ -23,15 +23,16 @@ from curation.store import facts, records, runs
 from curation.store.calls import CallLedger
 from curation.store.database import hold_lock
 from curation.store.facts import Finding
+from curation.store.rows import Rows
 from curation.validate.sandbox import checks_digest
 from curation.views.privacy import search_and_mask
 from curation.views.protected import load_protected
 from curation.views.runs import OperatingDetail, ScreenDetail, is_simulated, point_in_words
 from curation.views.screen_cache import screen_model
-from curation.views.screening import Leaks, check_findings, conflict_findings, label_findings, leak_findings
+from curation.views.screening import Leaks, check_findings, conflict_findings, label_findings, labels_of, leak_findings
 from curation.views.staleness import screen_inputs
 from curation.views.state import ProjectState
-from curation.workspace import Progress, StageResult, Workspace, label_of, open_workspace
+from curation.workspace import Progress, StageResult, Workspace, open_workspace
 
 _KINDS = {"yes": FindingKind.LEAK_JUDGED, "unsure": FindingKind.LEAK_UNSURE, "no": FindingKind.LEAK_CLEARED}
 
@@ -52,8 +53,8 @@ def screen(folder: Path, *, progress: Progress | None = None) -> StageResult:
             if any(found.kind == FindingKind.PII_MASKED for found in personal.findings):
                 state = ProjectState(workspace)
             state.put_findings("screen", personal.findings)
-            rows_of = {kind: [row for row in state.rows[kind] if row.seq not in state.out_of_use] for kind in KINDS}
-            rows = [row for kind in KINDS for row in rows_of[kind]]
+            rows_of = {kind: rows.where(~rows.isin(state.out_of_use)) for kind, rows in state.rows.items()}
+            rows = Rows.joined(*rows_of.values())
             run.rows_in = len(rows)
             report = partial(_report_progress, progress, len(rows)) if progress else None
             label_notes = list[str]()
@@ -65,7 +66,7 @@ def screen(folder: Path, *, progress: Progress | None = None) -> StageResult:
                 findings += judged
             given_up = facts.replaced_seqs(workspace.db)
             for kind in KINDS:
-                conflicts = conflict_findings(workspace, [row for row in rows_of[kind] if row.seq not in given_up])
+                conflicts = conflict_findings(workspace, rows_of[kind].where(~rows_of[kind].isin(given_up)))
                 in_conflict = {seq for f in conflicts for seq in (f.seq, f.twin) if seq is not None}
                 labels_found = label_findings(workspace, rows_of[kind], given_up, conflicts=in_conflict)
                 findings += [*conflicts, *labels_found.findings]
@@ -73,8 +74,7 @@ def screen(folder: Path, *, progress: Progress | None = None) -> StageResult:
             facts.add_findings(workspace.db, findings, run.number)
             gone = {f.seq for f in findings if f.drops} - state.out_of_use
             run.rows_out = run.rows_in - len(gone)
-            labels = [label_of(workspace, row) for row in rows]
-            alarms = gate_alarms("screen", labels, [row.seq in gone for row in rows], share=settings.alarm_share)
+            alarms = gate_alarms("screen", labels_of(workspace, rows), rows.isin(gone).tolist(), share=settings.alarm_share)
             detail = ScreenDetail(
                 inputs=inputs,
                 kinds=Counter(f.kind for f in findings),

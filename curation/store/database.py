@@ -48,13 +48,13 @@ def open_store(folder: Path) -> Iterator[Database]:
 
 
 def write_in_bulk(db: Database) -> None:
-    """Let a connection that adds many rows copy its log into the database at 32 MB, not at 4 MB, and keep 128 MB of pages, not 2.
+    """Let a connection that adds many rows copy its log into the database at 256 MB, not at 4 MB, and keep 256 MB of pages, not 2.
 
     Ids are hashes, so each batch writes to all parts of their index, which is 70 MB for a million: a page that changes in many batches
     is then copied once and not read again. Every commit is on the disk all the same.
     """
-    db.execute("PRAGMA wal_autocheckpoint = 8000")
-    db.execute("PRAGMA cache_size = -131072")
+    db.execute("PRAGMA wal_autocheckpoint = 64000")
+    db.execute("PRAGMA cache_size = -262144")
 
 
 def copy_store(db: Database, folder: Path) -> None:

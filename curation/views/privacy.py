@@ -31,7 +31,9 @@ from curation.records import InstructionRecord, Record, all_texts, record_id
 from curation.store import facts, records, runs
 from curation.store.facts import Finding
 from curation.store.records import Origin, Row
+from curation.store.rows import Numbers, Rows
 from curation.views.processes import count_processes, in_processes
+from curation.views.screen_cache import hash_rows
 from curation.views.state import ProjectState
 from curation.workspace import Workspace
 
@@ -67,30 +69,32 @@ def pii_findings(
         keep: store which of these rows, and no others, hold nothing.
         notify: called with the number of finished rows.
     """
-    settings, search, found = workspace.project.screen.pii, pii_search(workspace.project), list[Finding]()
+    rows, settings, search, found = Rows.of(rows), workspace.project.screen.pii, pii_search(workspace.project), list[Finding]()
     if settings.action == "off":
         return found
     digest = search_digest(search)
     keys, is_known = known_clear(workspace, rows, digest)
     has_pii = np.zeros(len(rows), np.bool_)
-    unknown = np.flatnonzero(~is_known).tolist()
+    unknown = np.flatnonzero(~is_known)
     batches = [unknown[start : start + _EVERY] for start in range(0, len(unknown), _EVERY)]
-    bodies = ([rows[n].body for n in batch] for batch in batches)
-    searched = in_processes(partial(_search, search=search), bodies, processes=count_processes(len(unknown)), what="curate screen")
+    # A forked process sees the rows, so that it needs only their places.
+    work = partial(_search, rows, search=search)
+    searched = in_processes(work, batches, processes=count_processes(len(unknown)), what="curate screen")
     for batch, evidence in zip(batches, searched, strict=True):
         for place, words in evidence.items():
-            found.append(Finding(rows[batch[place]].seq, "screen", FindingKind.PII, settings.action != "flag", evidence=words))
-            has_pii[batch[place]] = True
+            at = batch.item(place)
+            found.append(Finding(rows.seqs.item(at), "screen", FindingKind.PII, settings.action != "flag", evidence=words))
+            has_pii[at] = True
         if notify:
-            notify(batch[-1] + 1)
+            notify(batch.item(-1) + 1)
     if keep and not is_known.all():
         facts.replace_searched(workspace.db, digest, keys[~has_pii].tobytes())
     return found
 
 
-def _search(bodies: Sequence[bytes], *, search: PiiSearch) -> dict[int, str]:
-    """Return the evidence of each record that holds PII, by position."""
-    read = [all_texts(body) for body in bodies]
+def _search(rows: Rows, places: Numbers, *, search: PiiSearch) -> dict[int, str]:
+    """Return the evidence of each of the rows at some places that holds PII, by position."""
+    read = [all_texts(body) for body in rows.take(places).bodies()]
     owners = [place for place, texts in enumerate(read) for _ in texts]
     found: dict[int, list[Found]] = {}
     for n, spans in find_spans([text for texts in read for text in texts], search).items():
@@ -103,12 +107,12 @@ def known_clear(
 ) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, np.dtype[np.bool_]]]:
     """Return 128 bits for each row's content under a digest, and a mask of the rows in which the last search found nothing."""
     # The content is hashed and not the id taken, so that a row that was altered in the workbench is searched.
-    own = b"".join([hashlib.blake2b(row.body, digest_size=16, key=digest).digest() for row in rows])
+    own = hash_rows(digest, rows)
     known = pc.is_in(_as_keys(own), value_set=_as_keys(facts.load_searched(workspace.db, digest)))
     return np.frombuffer(own, "S16"), known.to_numpy(zero_copy_only=False)
 
 
-def _as_keys(joined: bytes) -> pa.Array:
+def _as_keys(joined: bytes | bytearray) -> pa.Array:
     return pa.FixedSizeBinaryArray.from_buffers(pa.binary(16), len(joined) // 16, [None, pa.py_buffer(joined)])
 
 
@@ -139,7 +143,8 @@ def search_and_mask(state: ProjectState, *, notify: Callable[[int], None] | None
     if workspace.project.screen.pii.action == "off":
         return PiiFindings()
     given_up = facts.replaced_seqs(workspace.db)
-    rows = [row for row in state.row_by_seq.values() if row.seq not in given_up]
+    rows = Rows.joined(*state.rows.values())
+    rows = rows.where(~rows.isin(given_up))
     found = pii_findings(workspace, rows, keep=True, notify=notify)
     words = f"PII or secrets in {len(found):,} of {len(rows):,} rows"
     if workspace.project.screen.pii.action != "mask" or not found:

@@ -19,10 +19,14 @@ import orjson
 from curation.embed import model_digest
 from curation.store import facts
 from curation.store.records import Row
+from curation.store.rows import Rows
 from curation.views.protected import ProtectedItems
 from curation.workspace import Workspace
 
 Keys = np.ndarray[Any, np.dtype[np.uint64]]
+
+_PART = 8192
+"""Rows that are hashed at a time."""
 
 _DOUBT = np.uint64(1)
 """Lowest bit of a key's second half: the text is no leak, but lies just below the cut."""
@@ -50,7 +54,14 @@ def screen_model(workspace: Workspace) -> str | None:
 
 
 def keys_of(digest: bytes, rows: Sequence[Row], labels: Sequence[str | None] | None) -> Keys:
-    """Return 128 bits for each row's content and label under a digest; the lowest bit is left free.
+    """Return `hash_rows` as numbers; the lowest bit is left free."""
+    keys = np.frombuffer(hash_rows(digest, rows, labels), np.uint64).reshape(-1, 2)
+    keys[:, 1] &= ~_DOUBT
+    return keys
+
+
+def hash_rows(digest: bytes, rows: Sequence[Row], labels: Sequence[str | None] | None = None) -> bytearray:
+    """Return 128 bits for each row's content and label under a digest.
 
     The content is hashed as it is stored, which is faster than its texts and leaves nothing of them out.
 
@@ -59,15 +70,15 @@ def keys_of(digest: bytes, rows: Sequence[Row], labels: Sequence[str | None] | N
         rows: to key.
         labels: of the rows, or None where labels are not compared.
     """
-    out = bytearray()
-    for place, row in enumerate(rows):
-        label = labels[place] if labels else None
-        # JSON holds no zero byte, so content and label cannot be taken for each other.
-        content = row.body if label is None else row.body + b"\0" + label.encode()
-        out += hashlib.blake2b(content, digest_size=16, key=digest).digest()
-    keys = np.frombuffer(bytes(out), np.uint64).reshape(-1, 2).copy()
-    keys[:, 1] &= ~_DOUBT
-    return keys
+    out, columns = bytearray(), Rows.of(rows)
+    for start in range(0, len(columns), _PART):
+        bodies = columns.bodies(start, start + _PART)
+        if labels:
+            # JSON holds no zero byte, so content and label cannot be taken for each other.
+            own = labels[start : start + _PART]
+            bodies = [body if label is None else body + b"\0" + label.encode() for body, label in zip(bodies, own, strict=True)]
+        out += b"".join([hashlib.blake2b(body, digest_size=16, key=digest).digest() for body in bodies])
+    return out
 
 
 def find_seen(workspace: Workspace, digest: bytes, keys: Keys, *, with_doubts: bool) -> np.ndarray[Any, np.dtype[np.bool_]]:

@@ -8,8 +8,9 @@ from __future__ import annotations
 import functools
 import json
 from collections import Counter
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -30,6 +31,7 @@ from curation.leakage.reference import ItemMatch
 from curation.records import read_texts
 from curation.store.facts import Finding
 from curation.store.records import Row
+from curation.store.rows import Numbers, Rows
 from curation.validate.label_errors import Suspect, find_label_errors, reason_to_skip
 from curation.validate.rules import check_rows
 from curation.views.privacy import pii_findings
@@ -95,7 +97,8 @@ def leak_findings(
     """
     if not rows or not protected:
         return Leaks([], {}, (), "")
-    labels = [label_of(workspace, row) for row in rows]
+    rows = Rows.of(rows)
+    labels = labels_of(workspace, rows)
     has_labels = any(labels) and any(items.suite.label for items in protected)
     allowed = allowed_texts(workspace)
     digest = screening_digest(workspace, protected, allowed, has_labels=has_labels)
@@ -109,24 +112,33 @@ def leak_findings(
             score.prompts.resume(tuple(last.operating_point.points.values()))
         # An encoder reads and writes the vectors of the workbench, and is fast only on many texts.
         size, processes = (_PART, count_processes(len(unseen))) if _encoder(workspace) is None else (_BATCH, 1)
-        parts = (unseen[start : start + size].tolist() for start in range(0, len(unseen), size))
-        values = (_Part([rows[n].body for n in part], [labels[n] for n in part]) for part in parts)
-        compared = in_processes(score.compare, values, processes=processes, what="curate screen")
+        parts = (unseen[start : start + size] for start in range(0, len(unseen), size))
+        # A forked process sees the rows, so that it needs only their places.
+        compared = in_processes(partial(_compare, score, rows, labels), parts, processes=processes, what="curate screen")
         for start in range(0, len(unseen), _BATCH):
-            batch, own = unseen[start : start + _BATCH].tolist(), list[_Compared]()
+            batch, own = unseen[start : start + _BATCH], list[_Compared]()
             while (done := sum(part.rows for part in own)) < len(batch):
                 own.append(next(compared))
                 if notify:
                     notify(len(rows) - len(unseen) + start + done + own[-1].rows)
-            some, doubtful = score.find([rows[n] for n in batch], own)
+            some, doubtful = score.find(rows.take(batch), own)
             found, doubts = found + some, doubts | doubtful
         points = score.prompts.operating_points
     if run is not None:
-        gone = {finding.seq for finding in found}
-        clear = np.array([row.seq not in gone for row in rows])
-        doubtful_rows = np.array([row.seq in doubts for row in rows])
-        add_seen(workspace, digest, keys[clear], doubtful=doubtful_rows[clear], run=run)
+        clear = ~rows.isin({finding.seq for finding in found})
+        add_seen(workspace, digest, keys[clear], doubtful=rows.isin(doubts)[clear], run=run)
     return Leaks(found, doubts, points, digest.hex())
+
+
+def _compare(score: _Scorer, rows: Rows, labels: Sequence[str | None], places: Numbers) -> _Compared:
+    return score.compare(_Part(rows.take(places).bodies(), [labels[n] for n in places.tolist()]))
+
+
+def labels_of(workspace: Workspace, rows: Rows) -> list[str | None]:
+    """Return `label_of` of each row."""
+    if rows.coded("kind").matches("preference").any():
+        return [label_of(workspace, row) for row in rows]
+    return rows.coded("label").to_list()
 
 
 def allowed_texts(workspace: Workspace) -> list[str]:
@@ -304,7 +316,8 @@ def _texts_in(value: Any) -> list[str]:
 
 def conflict_findings(workspace: Workspace, rows: Sequence[Row]) -> list[Finding]:
     """Find rows with equal text and different labels. People settle them, so nothing is dropped."""
-    labels = [label_of(workspace, row) for row in rows]
+    rows = Rows.of(rows)
+    labels = labels_of(workspace, rows)
     if not any(labels):
         return []
     lines = find_conflicts([row.prompt for row in rows], labels).to_pylist()
@@ -330,7 +343,7 @@ class LabelFindings:
     """What was judged, or why nothing was; empty where the search is off or no row has a label."""
 
 
-def label_findings(workspace: Workspace, rows: Sequence[Row], given_up: Container[int], *, conflicts: Container[int] = ()) -> LabelFindings:
+def label_findings(workspace: Workspace, rows: Rows, given_up: Collection[int], *, conflicts: Container[int] = ()) -> LabelFindings:
     """Find rows whose label their text and their neighbours speak against, and nearly equal texts with different labels.
 
     Args:
@@ -340,8 +353,8 @@ def label_findings(workspace: Workspace, rows: Sequence[Row], given_up: Containe
         conflicts: seqs of rows whose equal text has another label, which needs no second finding.
     """
     settings = workspace.project.screen.labels
-    kept = [row for row in rows if row.seq not in given_up]
-    labels = [label_of(workspace, row) for row in kept]
+    kept = rows.where(~rows.isin(given_up))
+    labels = labels_of(workspace, kept)
     if settings.action == "off" or not any(labels):
         return LabelFindings([], "")
     if why := reason_to_skip(labels):
