@@ -323,7 +323,7 @@ def _read_batches(rows: OpenRows, about: Source, group: str | None, run: int) ->
         processes = count_processes(len(head)) if len(head) == 2 * _BATCH else 1
         parts = _parts(itertools.chain(head, raw))
         del head
-    yield from in_processes(lambda part: convert(read(rows_of(part))), parts, processes=processes, what="curate import", ahead=2 * _COMMIT)
+    yield from in_processes(lambda part: convert(read(rows_of(part))), parts, processes=processes, what="curate import", ahead=_COMMIT)
 
 
 def _parts(rows: Iterator[_Row]) -> Iterator[list[_Row]]:

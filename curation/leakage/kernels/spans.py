@@ -361,7 +361,8 @@ def shortlist_into(start, stop, rows, chars, index, floors, found):
     most = max(1, longest_in(rows.sizes, start, stop))
     parts, first, last = np.empty(most + 1, np.uint64), np.empty(most + 1, np.int64), np.empty(most + 1, np.int64)
     groups, times = np.empty(most + 1, np.int64), np.zeros(len(index.rarity), np.int32)
-    seen, total, touched = np.empty(WINDOW, np.int64), np.zeros(index.n_items, np.float32), np.empty(index.n_items, np.int64)
+    seen, total, highest = np.empty(WINDOW, np.int64), np.zeros(index.n_items, np.float32), np.empty(found.item.shape[1], np.float32)
+    is_high = np.zeros(index.n_items, np.bool_)
     for row in range(start, stop):
         n = row_parts(rows, row, chars, parts, first, last)
         for i in range(n):
@@ -370,28 +371,23 @@ def shortlist_into(start, stop, rows, chars, index, floors, found):
             continue
         # Views of this row's candidates: creating one per update costs more than the update.
         own = found.item[row], found.score[row], found.begin[row], found.end[row]
-        from_part, least = 0, np.float32(0.0)
+        from_part = 0
         while from_part < n:
             to_part = min(from_part + WINDOW, n)
             n_seen, norm = _weigh(groups, from_part, to_part, index, times, seen)
-            n_touched = 0
+            _add_up(seen, n_seen, index, times, total)
+            left = _mark_highest(total, np.float32(own[1][-1] * norm), highest, is_high)
+            # In the order in which the parts of the row name the items, which decides between equal ones.
             for i in range(n_seen):
-                group = seen[i]
-                value = (1.0 + np.log(np.float64(times[group]))) * index.rarity[group]
-                times[group] = 0
-                for at in range(index.holders[group], index.holders[group + 1]):
+                if not left:
+                    break
+                for at in range(index.holders[seen[i]], index.holders[seen[i] + 1]):
                     item = index.items[at]
-                    if total[item] == 0.0:
-                        touched[n_touched] = item
-                        n_touched += 1
-                    total[item] += np.float32(value * index.weights[at])
-            for i in range(n_touched):
-                item = touched[i]
-                value = np.float32(total[item] / norm)
-                total[item] = 0.0
-                if value > least:
-                    _keep(own, item, value, first[from_part], last[to_part - 1])
-                    least = own[1][-1]
+                    if is_high[item]:
+                        is_high[item] = False
+                        left -= 1
+                        _keep(own, item, np.float32(total[item] / norm), first[from_part], last[to_part - 1])
+            total[:] = 0.0
             if to_part == n:
                 break
             from_part += STRIDE
@@ -429,22 +425,69 @@ def _weigh(groups, from_part, to_part, index, times, seen):
 
 
 @njit(nogil=True, cache=True)
+def _add_up(seen, n_seen, index, times, total):
+    """Add to each item what the groups of a window have in common with it.
+
+    Args:
+        seen: groups of the window.
+        n_seen: number of them.
+        index: `ngrams.PartIndex`.
+        times: occurrences of each group; set to 0.
+        total: of each item, all 0; written.
+    """
+    for i in range(n_seen):
+        group = seen[i]
+        value = (1.0 + np.log(np.float64(times[group]))) * index.rarity[group]
+        times[group] = 0
+        for at in range(index.holders[group], index.holders[group + 1]):
+            total[index.items[at]] += np.float32(value * index.weights[at])
+
+
+@njit(nogil=True, cache=True)
+def _mark_highest(total, least, highest, is_high):
+    """Mark the items that can be among the highest of all windows: those of this one, with all that rounding may make equal to the last.
+
+    Most items have some part in common with a row, and few of them are ever listed: one loop over the totals finds these.
+
+    Args:
+        total: of each item.
+        least: total below which an item is not listed.
+        highest: room for the highest totals.
+        is_high: mask of items, all False; written.
+
+    Returns:
+        The number of items that are marked.
+    """
+    highest[:] = 0.0
+    low, end = least * np.float32(0.99999), len(highest) - 1
+    for item in range(len(total)):
+        value = total[item]
+        if value > low:
+            at = end
+            while at > 0 and highest[at - 1] < value:
+                highest[at] = highest[at - 1]
+                at -= 1
+            highest[at] = value
+            low = max(low, highest[end])
+    low, n = low * np.float32(0.99999), 0
+    for item in range(len(total)):
+        if total[item] > low:
+            is_high[item] = True
+            n += 1
+    return n
+
+
+@njit(nogil=True, cache=True)
 def _reaches(groups, n, index, floors, times, seen, total):
     """Return True if a window of the row may reach the floor of an item.
 
-    Most rows reach none. Adding up without a list of the items, and then one loop over all of them that compiles to vector
-    instructions, takes a fraction of the time that the ranking takes.
+    Most rows reach none. One loop over all items that compiles to vector instructions takes a fraction of the time of the ranking.
     """
     from_part = 0
     while from_part < n:
         to_part = min(from_part + WINDOW, n)
         n_seen, norm = _weigh(groups, from_part, to_part, index, times, seen)
-        for i in range(n_seen):
-            group = seen[i]
-            value = (1.0 + np.log(np.float64(times[group]))) * index.rarity[group]
-            times[group] = 0
-            for at in range(index.holders[group], index.holders[group + 1]):
-                total[index.items[at]] += np.float32(value * index.weights[at])
+        _add_up(seen, n_seen, index, times, total)
         # A little less than the norm, so that rounding hides no row that the ranking would list.
         length, over = np.float32(norm * 0.99999), 0
         for item in range(len(total)):

@@ -255,6 +255,21 @@ def test_floors_leave_out_the_rows_that_reach_none_and_no_others() -> None:
     assert (some.item[~reaches] == -1).all()
 
 
+def test_the_few_nearest_items_are_the_first_of_all_in_the_same_order() -> None:
+    rng = np.random.default_rng(11)
+    vocabulary = [f"term{'abcdefghij'[n % 10]}{'klmnopqrst'[n // 10 % 10]}{n}" for n in range(60)]
+    items = [" ".join(rng.choice(vocabulary, int(rng.integers(1, 12)))) for _ in range(60)]
+    # Equal items, and items that differ in parts that no row has: the part that names an item first decides.
+    items += items[:20] + [f"{item} {'xyz'[n % 3]}other" for n, item in enumerate(items[20:40])]
+    rows = readable_rows([" ".join(rng.choice(vocabulary, int(rng.integers(1, 300)))) for _ in range(300)])
+    shortlist = Shortlist(items)
+    every = shortlist.find(rows, most=len(items))
+    for most in (1, 3, 12):
+        few = shortlist.find(rows, most=most)
+        assert all((one == all_of[:, :most]).all() for one, all_of in zip(few, every, strict=True))
+    assert (np.diff(every.score) == 0).any(axis=1).mean() > 0.5
+
+
 def test_texts_are_read_together_as_they_are_read_one_by_one() -> None:
     texts = [
         "def f(x):\n  return 1",
