@@ -155,8 +155,8 @@ class Sketched:
     """Label at each place."""
     bands: tuple[int, int]
     shared: list[Array]
-    """For each band, the sorted (key, place), uint64, of the places whose 32-bit key another place may have; equal keys mean an equal
-    band and an equal label."""
+    """For each band, the sorted (key, place), uint64, of the places that another one with the same 32-bit key may resemble, by their
+    signatures; equal keys mean an equal band and an equal label."""
     places: Places
     """In a sketch of some rows (`among`), `places.which` still are their numbers among all."""
 
@@ -321,7 +321,7 @@ def sketch(
     # Empty texts have no shingles; they are equal to one another and near nothing else.
     which = order[(first[order] == order) & (keyed.lengths[order] > 0)]
     places = Places(which, counts[which], keyed.rows.raw, shingle, threshold, (signatures.view(np.uint64), least), long=long)
-    return Sketched(keyed, first, order, which, codes[which], bands, _sorted_bands(keys, which), places)
+    return Sketched(keyed, first, order, which, codes[which], bands, _sorted_bands(keys, which, places), places)
 
 
 def _room_for_long(sizes: Array) -> LongSignatures:
@@ -347,20 +347,22 @@ def _distinct(values: Array) -> Array:
     return ranked[np.append(True, ranked[1:] != ranked[:-1])] if len(ranked) else ranked
 
 
-def _sorted_bands(keys: Array, which: Array) -> list[Array]:
-    """Return `Sketched.shared` from the (bands, rows) keys."""
+def _sorted_bands(keys: Array, which: Array, places: Places | None = None) -> list[Array]:
+    """Return `Sketched.shared` from the (bands, rows) keys; without `places` no signature is looked at."""
     with ThreadPoolExecutor(thread_count()) as pool:
-        return list(pool.map(partial(_shared_keys, which), keys))
+        return list(pool.map(partial(_shared_keys, which, places), keys))
 
 
-def _shared_keys(which: Array, keys: Array) -> Array:
+def _shared_keys(which: Array, places: Places | None, keys: Array) -> Array:
+    from curation.dedup.kernels.compare import leave_close
     from curation.dedup.kernels.sketch import mark_repeated
 
     # 16 slots per row keep chance collisions rare; a slot takes two bits.
     bits = min(32, max(6, (16 * len(which)).bit_length()))
     once, twice = np.empty((2, 1 << (bits - 6)), np.uint64)
     packed: Array = np.empty(len(which), np.uint64)
-    return np.sort(packed[: mark_repeated(keys, which, np.uint32(32 - bits), once, twice, packed)])
+    ranked = np.sort(packed[: mark_repeated(keys, which, np.uint32(32 - bits), once, twice, packed)])
+    return ranked if places is None else ranked[: leave_close(ranked, WHOLE, places)].copy()
 
 
 def _decide(sketched: Sketched, edits: float | None, *, fixed: int = 0) -> tuple[Decided, int]:

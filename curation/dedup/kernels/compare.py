@@ -277,6 +277,42 @@ def compare_texts(place, other, places, scratch):
 
 
 @njit(nogil=True, cache=True)
+def leave_close(packed, whole, places):
+    """Move those places of each key to the front that another place with the key may resemble, by their signatures.
+
+    Args:
+        packed: sorted (key, place), uint64; changed.
+        whole: places of one key up to which they are looked at; more stay as they are.
+        places: `near.Places`.
+
+    Returns:
+        The number of entries that are left.
+    """
+    signatures, which = places.signatures, places.which
+    is_close, left, start = np.zeros(whole, np.bool_), 0, 0
+    for i in range(1, len(packed) + 1):
+        if i + _AHEAD < len(packed):
+            load_signature(np.int64(packed[i + _AHEAD] & _LOW), places)
+        if i < len(packed) and packed[i] >> _32 == packed[start] >> _32:
+            continue
+        size = i - start
+        is_close[:] = False
+        for j in range(1, size if size <= whole else 0):
+            for k in range(j):
+                # Of places that are all alike each is compared with one other only.
+                if not (is_close[j] and is_close[k]) and may_be_alike(
+                    signatures, which[packed[start + j] & _LOW], which[packed[start + k] & _LOW]
+                ):
+                    is_close[j] = is_close[k] = True
+        for j in range(size):
+            if size > whole or is_close[j]:
+                packed[left] = packed[start + j]
+                left += 1
+        start = i
+    return left
+
+
+@njit(nogil=True, cache=True)
 def close_pairs(packed, whole, firsts, places, out, write):
     """Write the pairs of the places that share a key, unless their signatures differ too much for a comparison.
 
