@@ -41,7 +41,11 @@ _BLOCK = 1024
 class Parted:
     """The split and cluster of each row, and the size of the largest cluster."""
 
-    assigned: list[Assigned]
+    ids: Sequence[str]
+    sides: Array
+    """For each row the place of its split in `ORDER`; -1 where the row's twins are in two splits."""
+    roots: Array
+    """For each row the first row of its cluster."""
     cut: Array
     """For each row the cut cluster it is from (its first member), or -1."""
     largest: int
@@ -50,7 +54,17 @@ class Parted:
     @property
     def is_large(self) -> bool:
         """True if the largest cluster should be reported."""
-        return self.largest >= FEWEST and self.largest > LARGE * len(self.assigned)
+        return self.largest >= FEWEST and self.largest > LARGE * len(self.sides)
+
+    @property
+    def assigned(self) -> list[Assigned]:
+        """The split and the cluster of each row."""
+        return list(zip(*self.assigned_of(np.arange(len(self.sides))), strict=True))
+
+    def assigned_of(self, places: Array) -> tuple[list[str | None], list[str]]:
+        """Return the split and the cluster of some rows."""
+        names: tuple[str | None, ...] = (*ORDER, None)
+        return [names[n] for n in self.sides[places].tolist()], [self.ids[root][:16] for root in self.roots[places].tolist()]
 
 
 @dataclass(frozen=True)
@@ -143,11 +157,13 @@ def part_rows(
     new = [root for root in np.flatnonzero(sizes).tolist() if root not in sides]
     picked = dict(zip(new, pick_splits([ids[root] for root in new], shares), strict=True))
     chosen |= _fill(new, picked, sizes, shares, set(chosen.values()))
-    clusters = [ids[root][:16] for root in roots.tolist()]
-    splits: list[str | None] = list(map(chosen.get, roots.tolist()))
-    if frozen:
-        splits = [own or split for own, split in zip(frozen, splits, strict=True)]
-    return Parted(list(zip(splits, clusters, strict=True)), cut, largest)
+    side_of = np.full(n, -1)
+    side_of[list(chosen)] = [ORDER.index(split) for split in chosen.values()]
+    split_of = side_of[roots]
+    for place, own in enumerate(frozen or ()):
+        if own is not None:
+            split_of[place] = ORDER.index(own)
+    return Parted(ids, split_of, roots, cut, largest)
 
 
 def _fill(new: Sequence[int], picked: dict[int, str], sizes: Array, shares: Mapping[str, float], held: set[str]) -> dict[int, str]:
@@ -163,7 +179,7 @@ def _fill(new: Sequence[int], picked: dict[int, str], sizes: Array, shares: Mapp
 
 
 def find_across(
-    prompts: Texts | Sketched, sides: Sequence[str], *, cut: Array, threshold: float | None, vectors: Array | None, cosine: float | None
+    prompts: Texts | Sketched, rank: Array, *, cut: Array, threshold: float | None, vectors: Array | None, cosine: float | None
 ) -> Across:
     """Find the similar pairs whose rows are in different splits, whatever the clusters say.
 
@@ -171,17 +187,16 @@ def find_across(
 
     Args:
         prompts: prompt of each row, or the sketch of them.
-        sides: split of each row.
+        rank: place in `ORDER` of the split of each row.
         cut: for each row the cut cluster it is from, or -1: pairs within one are counted, not resolved.
         threshold: Jaccard similarity of similar prompts; None: only equal ones are similar.
         vectors: float32 (rows, dimensions), L2-normalized; None where nothing is embedded.
         cosine: cosine of similar prompts; None: vectors are not compared.
     """
-    rank = np.array([ORDER.index(side) for side in sides], np.int64)
-    out = np.zeros(len(sides), bool)
+    out = np.zeros(len(rank), bool)
     stays: dict[str, list[tuple[Array, Array]]] = {"near": [], "semantic": []}
-    near, head, crowded = [np.empty(0, np.int64)] * 2, np.arange(len(sides)), False
-    if threshold is not None and len(sides):
+    near, head, crowded = [np.empty(0, np.int64)] * 2, np.arange(len(rank)), False
+    if threshold is not None and len(rank):
         sketched = prompts if isinstance(prompts, Sketched) else sketch_prompts(prompts, threshold)
         *near, head = pairs_apart(sketched, rank)
         # So many prompts are similar that some pairs were not compared.

@@ -21,6 +21,8 @@ from curation.store.records import Row
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from curation.store.rows import Rows
+
 
 @dataclass(frozen=True)
 class Workspace:
@@ -166,6 +168,14 @@ def label_of(workspace: Workspace, row: Row) -> str | None:
     pattern = workspace.project.records.label_pattern
     found = compile_pattern(pattern, multiline=False).search(checked_answer(row)) if pattern and row.better is not None else None
     return found.group(1) if found else None
+
+
+def labels_of(workspace: Workspace, rows: Rows) -> list[str | None]:
+    """Return the label of each record; see `label_of`."""
+    if rows.coded("kind").matches("preference").any():
+        return [label_of(workspace, row) for row in rows]
+    found: list[str | None] = rows.coded("label").to_list()
+    return found
 
 
 def checked_answer(row: Row) -> str:

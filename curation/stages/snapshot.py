@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib.metadata
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -35,7 +35,7 @@ from curation.judge import rubric as scoring
 from curation.models.availability import terms_for
 from curation.quality.agreement import Agreement
 from curation.quality.certificate import CERTIFICATE
-from curation.records import KINDS, Kind
+from curation.records import Kind
 from curation.report.card import render_card
 from curation.report.card_schema import CardInput, Separation
 from curation.report.croissant import render_croissant
@@ -58,7 +58,7 @@ from curation.snapshot.manifest import (
 )
 from curation.snapshot.verify import read_signer, verify_snapshot
 from curation.snapshot.write import CheckedSplits, check_splits, write_snapshot
-from curation.split import SHINGLE, find_across, merge_groups, part_rows, sketch_prompts
+from curation.split import ORDER, SHINGLE, find_across, merge_groups, part_rows, sketch_prompts
 from curation.store import facts, records, reviews, runs
 from curation.store.database import hold_lock
 from curation.store.records import Row
@@ -82,7 +82,7 @@ from curation.views.screening import conflict_findings, leak_findings, row_findi
 from curation.views.staleness import find_stale
 from curation.views.state import ProjectState
 from curation.views.vectors import vectors_of
-from curation.workspace import Progress, StageResult, Workspace, label_of, open_workspace
+from curation.workspace import Progress, StageResult, Workspace, labels_of, open_workspace
 
 PACKAGES = ("seedcorn", "argilla", "datasketch", "faiss-cpu", "pyarrow", "sentence-transformers")
 """Packages whose versions the manifest records."""
@@ -103,7 +103,7 @@ class _Release:
 
     kind: Kind
     name: str
-    splits: Mapping[str, Sequence[Row]]
+    splits: Mapping[str, Rows]
     separation: Separation
     described: Callable[[], Description]
     """Waits for the description of the rows, which is made in another process."""
@@ -111,9 +111,9 @@ class _Release:
     """Text of certificate.json, under `review.accept`."""
 
     @cached_property
-    def rows(self) -> list[Row]:
+    def rows(self) -> Rows:
         """The rows of all splits."""
-        return [row for part in self.splits.values() for row in part]
+        return Rows.joined(*self.splits.values())
 
 
 def snapshot(folder: Path, kind: Kind, *, name: str | None = None, progress: Progress | None = None) -> StageResult:
@@ -152,20 +152,19 @@ def snapshot(folder: Path, kind: Kind, *, name: str | None = None, progress: Pro
         if workspace.project.review.min_alpha_of(kind) is not None:
             _check_agreement(workspace, kind, agreements_of(state, (kind,)))
         protected = load_protected(workspace)
-        with runs.record_run(workspace.db, "snapshot", settings_digest(kind, [row.id for row in rows])) as run:
+        with runs.record_run(workspace.db, "snapshot", settings_digest(kind, rows.hex_ids())) as run:
             run.rows_in = len(rows)
             report("last gate")
             columns = read_columns(kind, rows)
             stopped, sketched = _last_gate(state, rows, protected, columns)
-            past_cap = rows_past_cap(state, kind, [row for row in rows if row.seq not in stopped])
+            past_cap = rows_past_cap(state, kind, rows.where(~rows.isin(stopped)))
             stopped |= dict.fromkeys(past_cap, "over_cap")
             report("splits")
-            splits, separation, new = _assign_splits(state, [row for row in rows if row.seq not in stopped], rows, columns, sketched)
+            splits, separation, new = _assign_splits(state, rows.where(~rows.isin(stopped)), rows, columns, sketched)
             del sketched  # half a gigabyte of a million rows
             _check_filled(splits, separation)
             facts.add_splits(workspace.db, new, run.number)
-            leaving = [row for part in splits.values() for row in part]
-            described = start(leaving_to_describe(workspace, kind, leaving).describe)
+            described = start(leaving_to_describe(workspace, kind, Rows.joined(*splits.values())).describe)
             released = _Release(kind, name or f"{workspace.project.name}-{kind}", splits, separation, described)
             known = {Path(one["path"]).name for one in reviews.list_snapshots(workspace.db)}
             report("manifest")
@@ -175,7 +174,7 @@ def snapshot(folder: Path, kind: Kind, *, name: str | None = None, progress: Pro
                 released = replace(released, certificate=_certify(released, accepted, about))
             report("digest")
             texts, tables = _take(columns, rows, released, workspace.project.dedup.text)
-            del columns, rows, leaving  # of a million rows half a gigabyte
+            del columns, rows  # of a million rows half a gigabyte
             processes = count_processes(len(released.rows))
             checked = check_splits(tables, kind, each=partial(in_processes, processes=processes, what="curate snapshot"))
             del tables
@@ -235,9 +234,7 @@ def _approved(state: ProjectState, kind: Kind) -> tuple[Rows, Sample | None, Acc
     return rows, decided.samples.get(kind), decided.acceptances.get(kind)
 
 
-def _take(
-    columns: RowColumns, rows: Sequence[Row], released: _Release, compared: str
-) -> tuple[Callable[[int, int], Texts], dict[str, pa.Table]]:
+def _take(columns: RowColumns, rows: Rows, released: _Release, compared: str) -> tuple[Callable[[int, int], Texts], dict[str, pa.Table]]:
     """Return the texts of a range of the rows that leave, and the rows of each split in order of id, as a snapshot holds them.
 
     Args:
@@ -246,16 +243,11 @@ def _take(
         released: the rows that leave.
         compared: part of a row that dedup compares (`dedup.text`).
     """
-    seqs, ids = np.array([row.seq for row in rows], np.int64), columns.table["id"].combine_chunks()
-
-    def places(some: Sequence[Row]) -> pa.Array:
-        return pa.array(np.searchsorted(seqs, np.array([row.seq for row in some], np.int64)))
-
-    tables = {}
+    ids, tables = columns.table["id"].combine_chunks(), {}
     for split, part in released.splits.items():
-        at = places(part)
+        at = pa.array(rows.places_of(part.seqs))
         tables[split] = columns.snapshot_rows(at.take(pc.sort_indices(ids.take(at))))
-    texts, every = columns.for_dedup(compared), places(released.rows)
+    texts, every = columns.for_dedup(compared), pa.array(rows.places_of(released.rows.seqs))
     return lambda start, stop: texts.take(every[start:stop]), tables
 
 
@@ -265,7 +257,7 @@ def _certify(released: _Release, acceptance: Acceptance, about: ManifestFacts) -
     Raises:
         SnapshotError: the last gate or the splits left out so many good rows that the rest may have too many bad ones.
     """
-    kept = sum(row.seq in acceptance.stratum_of for row in released.rows)
+    kept = int(released.rows.isin(acceptance.stratum_of).sum())
     review = about.review
     found = acceptance.certificate(released.kind, kept=kept, reviewers=review.reviewers, simulated=review.simulated)
     if not found.accepts:
@@ -298,7 +290,7 @@ def _check_sample(workspace: Workspace, sample: Sample) -> None:
 
 def _nothing_approved(state: ProjectState, kind: Kind) -> SnapshotError:
     """Return the error for no approved rows: the rows by verdict, and the verb that advances them."""
-    found = Counter(state.verdicts.get(row.seq, "undecided") for row in state.rows[kind])
+    found = Counter(state.verdicts.get(seq, "undecided") for seq in state.rows[kind].seqs.tolist())
     waiting = found["to_review"] + found["in_review"]
     counts = ", ".join(f"{n} {verdict.replace('_', ' ')}" for verdict, n in found.most_common())
     verb = "status" if not waiting else "pull" if state.pushed else "push"
@@ -307,7 +299,7 @@ def _nothing_approved(state: ProjectState, kind: Kind) -> SnapshotError:
 
 
 def _last_gate(
-    state: ProjectState, rows: Sequence[Row], protected: Sequence[ProtectedItems], columns: RowColumns
+    state: ProjectState, rows: Rows, protected: Sequence[ProtectedItems], columns: RowColumns
 ) -> tuple[dict[int, str], Sketched | None]:
     """Return the reason for each row that must not leave, by seq, and the sketch of all rows if the splits compare them in the same way.
 
@@ -326,7 +318,7 @@ def _last_gate(
     # Equal text under two labels teaches neither, whoever approved the rows: both wait until a person keeps one.
     both = [seq for f in conflict_findings(workspace, rows) for seq in (f.seq, f.twin) if seq is not None and seq not in kept]
     stopped |= dict.fromkeys(both, "conflict")
-    settings, labels = workspace.project.dedup, [label_of(workspace, row) for row in rows]
+    settings, labels = workspace.project.dedup, labels_of(workspace, rows)
     is_labelled = any(labels)
     sketched = sketch(
         columns.for_dedup(settings.text), threshold=settings.near, shingle=settings.shingle, labels=labels if is_labelled else None
@@ -334,14 +326,14 @@ def _last_gate(
     table = find_drops(sketched, edits=EDITS if is_labelled else None)  # of equal and of near texts
     stopped |= {rows[n].seq: "duplicate" for n in table["row"].to_pylist() if rows[n].seq not in kept}
     withdrawn = withdrawn_seqs(workspace)  # a keep outranks the gates, but no withdrawal
-    stopped |= {row.seq: "withdrawn" for row in rows if row.seq in withdrawn}
+    stopped |= dict.fromkeys(rows.seqs[rows.isin(withdrawn)].tolist(), "withdrawn")
     is_same = (settings.text, settings.near, settings.shingle) == ("prompt", workspace.project.splits.near, SHINGLE) and not is_labelled
     return stopped, sketched if is_same else None
 
 
 def _assign_splits(
-    state: ProjectState, kept: Sequence[Row], passed: Sequence[Row], columns: RowColumns, sketched: Sketched | None
-) -> tuple[dict[str, list[Row]], Separation, list[tuple[int, str, str]]]:
+    state: ProjectState, kept: Rows, passed: Rows, columns: RowColumns, sketched: Sketched | None
+) -> tuple[dict[str, Rows], Separation, Iterable[tuple[int, str, str]]]:
     """Return the rows by split, the measured separation, and the (seq, split, cluster) of rows whose split is new.
 
     Frozen rows of both kinds keep their clusters in place. A row that is still similar to one in another split is left out.
@@ -353,56 +345,49 @@ def _assign_splits(
         columns: of rows, the kept ones among them.
         sketched: the prompts of the columns, sketched as the splits need them; None: they are sketched here.
     """
-    workspace, frozen = state.workspace, state.splits
-    wanted, everyone = {row.seq for row in kept}, list(kept)
+    workspace, frozen, everyone = state.workspace, state.splits, kept
     if frozen:
-        everyone = [row for kind in KINDS for row in state.rows[kind] if row.seq in frozen or row.seq in wanted]
+        everyone = Rows.joined(*(rows.where(rows.isin(frozen) | np.isin(rows.seqs, kept.seqs)) for rows in state.rows.values()))
     settings, prompts = workspace.project.splits, prompts_of(everyone, passed, columns)
     vectors, why = _vectors_for_splits(workspace, prompts)
-    places = {row.seq: n for n, row in enumerate(passed)}
-    if sketched is not None and all(row.seq in places for row in everyone):
-        sketched = sketched.among(np.array([places[row.seq] for row in everyone], np.int64))
+    if sketched is not None and np.isin(everyone.seqs, passed.seqs).all():
+        sketched = sketched.among(passed.places_of(everyone.seqs))
     else:  # rows of the other kind, or frozen rows that are no longer approved, are compared too
         sketched = sketch_prompts(prompts, settings.near)
-    del prompts, places
+    del prompts
     parted = part_rows(
         sketched,
-        [row.id for row in everyone],
-        groups=merge_groups([row.seed_group for row in everyone], group_values(workspace, everyone)),
-        frozen=[frozen.get(row.seq, (None, ""))[0] for row in everyone] if frozen else None,
+        everyone.hex_ids(),
+        groups=merge_groups(everyone.coded("seed_group").to_list(), group_values(workspace, everyone)),
+        frozen=[frozen.get(seq, (None, ""))[0] for seq in everyone.seqs.tolist()] if frozen else None,
         shares={"train": settings.train, "validation": settings.validation, "test": settings.test},
         threshold=settings.near,
         vectors=vectors,
         cosine=settings.semantic,
     )
-    here = [n for n, row in enumerate(everyone) if row.seq in wanted and parted.assigned[n][0] is not None]
+    here = np.flatnonzero(np.isin(everyone.seqs, kept.seqs) & (parted.sides >= 0))
     across = find_across(
-        sketched.among(np.array(here, np.int64)),
-        [str(parted.assigned[n][0]) for n in here],
+        sketched.among(here),
+        parted.sides[here],
         cut=parted.cut[here],
         threshold=settings.near,
         vectors=None if vectors is None else vectors[here],
         cosine=settings.semantic,
     )
-    out = {here[place] for place in across.left_out.tolist()}
-    parts: dict[str, list[Row]] = {"train": [], "validation": [], "test": []}
-    new = []
-    for n in (n for n in here if n not in out):
-        split, cluster = parted.assigned[n]
-        assert split is not None
-        parts[split].append(everyone[n])
-        if everyone[n].seq not in frozen:
-            new.append((everyone[n].seq, split, cluster))
-    if frozen:
-        order = {row.seq: place for place, row in enumerate(kept)}
-        parts = {split: sorted(rows, key=lambda row: order[row.seq]) for split, rows in parts.items()}
+    leave = np.delete(here, across.left_out)
+    parts = {
+        split: kept.take(np.sort(kept.places_of(everyone.seqs[leave[parted.sides[leave] == ORDER.index(split)]])))
+        for split in ("train", "validation", "test")
+    }
+    new = leave[~everyone.take(leave).isin(frozen)]
     separation = Separation(
         near=settings.near, semantic=settings.semantic if vectors is not None else None, model=workspace.project.dedup.model,
         near_pairs=across.near_pairs, semantic_pairs=across.semantic_pairs, at_least=across.at_least, why=why,
-        left_out=len(kept) - len(here) + len(out), twins_left_out=len(out), rows=len(everyone),
+        left_out=len(kept) - len(leave), twins_left_out=len(across.left_out), rows=len(everyone),
         largest=parted.largest, is_large=parted.is_large, in_cut_clusters=int((parted.cut >= 0).sum()),
     )  # fmt: skip
-    return parts, separation, new
+    splits, clusters = parted.assigned_of(new)
+    return parts, separation, zip(everyone.seqs[new].tolist(), map(str, splits), clusters, strict=True)
 
 
 def _vectors_for_splits(workspace: Workspace, prompts: pa.ChunkedArray) -> tuple[Any, str]:
@@ -419,8 +404,9 @@ def _vectors_for_splits(workspace: Workspace, prompts: pa.ChunkedArray) -> tuple
 
 def _count_leaks(state: ProjectState, kind: Kind) -> dict[str, int]:
     """Return the number of rows that the screen dropped for each protected set."""
-    wanted = {row.seq for row in state.rows[kind]}
-    found = {(f.seq, (f.item or "").split(":")[0]) for f in state.findings("screen") if is_leak(f.kind) and f.drops and f.seq in wanted}
+    leaks = [f for f in state.findings("screen") if is_leak(f.kind) and f.drops]
+    wanted = set(np.intersect1d([f.seq for f in leaks], state.rows[kind].seqs).tolist())
+    found = {(f.seq, (f.item or "").split(":")[0]) for f in leaks if f.seq in wanted}
     return dict(sorted(Counter(suite for _, suite in found).items()))
 
 
@@ -495,7 +481,7 @@ def _manifest_facts(
     return ManifestFacts.model_validate(mask_values(stated))
 
 
-def _teacher_terms(state: ProjectState, rows: Sequence[Row]) -> tuple[TeacherTerms, ...]:
+def _teacher_terms(state: ProjectState, rows: Rows) -> tuple[TeacherTerms, ...]:
     """Return the terms of the models that wrote rows, for the project's kind of model; training checks them again."""
     specs, kind = [spec for _, spec in state.project.models.named()], state.project.intended_kind
     found = [(writer.model, terms) for writer in teachers_of(state, rows) if (terms := terms_for(writer.provider, writer.model, specs))]

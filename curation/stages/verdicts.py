@@ -7,6 +7,7 @@ from typing import Any
 
 from curation.config.project import settings_digest
 from curation.findings import RUN_GATES, gate_alarms
+from curation.records import KINDS
 from curation.store import facts, runs
 from curation.store.database import hold_lock
 from curation.views.annotators import judge_annotators
@@ -35,7 +36,7 @@ def update_verdicts(workspace: Workspace) -> StageResult:
             verdicts = Counter(decision.verdict for decision in decisions.values())
             run.rows_in, run.rows_out = len(decisions), len(decisions) - verdicts["dropped"] - verdicts["rejected"]
             below = [d.verdict == "dropped" and any(reason.stage == "score" for reason in d.reasons) for d in decisions.values()]
-            labels = [state.row_by_seq[seq].label for seq in decisions]
+            labels = [label for kind in KINDS for label in state.rows[kind].coded("label").to_list()]
             alarms = [str(alarm) for alarm in gate_alarms("score", labels, below)]
             counts: dict[str, Any] = {name: n for name, n in verdicts.items()}
             counts |= {"review_sample": {k: s.as_values() for k, s in decided.samples.items()}} if decided.samples else {}

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Collection, Hashable, ItemsView, Iterator, Mapping, Sequence, ValuesView
+from collections.abc import Callable, Collection, Hashable, ItemsView, Iterator, Mapping, ValuesView
 from functools import cached_property
 from itertools import groupby
 from operator import attrgetter
@@ -118,7 +118,7 @@ class Answers(Mapping[int, list[StoredAnswer]]):
         number[np.searchsorted(self.starts, np.flatnonzero(is_submitted & (meant < 0)), side="right") - 1] = -1
         return number
 
-    def submitted(self, seqs: Sequence[int]) -> Iterator[tuple[str, list[str], Numbers]]:
+    def submitted(self, seqs: Numbers) -> Iterator[tuple[str, list[str], Numbers]]:
         """Yield for each user the different times of the submitted answers to some rows, and how often each occurs; without programs."""
         (users, user), (statuses, status), (simulated, by_program) = map(self.codes, ("user", "status", "simulated"))
         counts = np.array([name == "submitted" for name in statuses], np.bool_)[status] & np.isin(self.table["seq"].to_numpy(), seqs)

@@ -259,6 +259,10 @@ class Rows(Sequence[Row]):
             return bytes(self._columns.ids)
         return np.frombuffer(self._columns.ids, np.uint8).reshape(-1, 32)[self._places].tobytes()
 
+    def hex_ids(self) -> list[str]:
+        """Return the id of each row."""
+        return [self._columns.ids[32 * n : 32 * n + 32].hex() for n in self._at.tolist()]
+
     @property
     def parents(self) -> Numbers:
         """The row that each row was made from, by seq; -1 where there is none."""

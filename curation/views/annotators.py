@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -41,6 +41,7 @@ from curation.workspace import label_of
 
 if TYPE_CHECKING:
     from curation.quality.annotators import Array
+    from curation.store.rows import Rows
 
 QUESTIONS: Mapping[Kind, str] = {"instruction": "May this be used?", "preference": "Which response is better?"}
 """The question that decides on a row of each kind."""
@@ -175,7 +176,7 @@ def judge_annotators(
 
 def _same_answers(alike: AnsweredAlike, controls: Mapping[int, Control]) -> Iterator[SameAnswers]:
     """Yield these rows for the model, control rows apart by their truth."""
-    known = Counter(controls[row.seq].verdict == "reject" for row in alike.rows if row.seq in controls) if controls else Counter[bool]()
+    known = Counter(controls[row.seq].verdict == "reject" for row in alike.rows.where(alike.rows.isin(controls)))
     for truth, rows in ((None, len(alike.rows) - known.total()), *known.items()):
         if rows:
             yield SameAnswers(rows, alike.judged, truth)
@@ -296,7 +297,7 @@ class AnsweredAlike:
     given: Sequence[Annotation]
     meant: tuple[str, ...]
     """The answers that approve these rows as they are; empty where nobody knows."""
-    rows: list[Row]
+    rows: Rows
 
     @property
     def judged(self) -> list[tuple[str, bool]]:
@@ -306,29 +307,34 @@ class AnsweredAlike:
 
 def answered_alike(state: ProjectState, kinds: Sequence[Kind]) -> list[AnsweredAlike]:
     """Return the answered rows of these kinds, grouped by what annotators answered."""
-    # Equal answers are one object (`ProjectState.annotations`), and to compare objects is quick.
-    seqs_of = dict[int, list[int]]()
-    said = {id(given): given for given in state.annotations.values() if given}
-    for seq, given in state.annotations.items():
-        seqs_of.setdefault(id(given), []).append(seq)
-    known, rows, found = state.control_file.verdicts, state.row_by_seq, list[AnsweredAlike]()
-    for one, given in said.items():
-        groups = dict[tuple[Kind, int | None, str | None], AnsweredAlike]()
-        for row in map(rows.__getitem__, seqs_of[one]):
-            key = row.kind, row.better, known.get(row.seq)
-            if (group := groups.get(key)) is None:
-                group = groups[key] = AnsweredAlike(given, _meant(row, key[2]), [])
-            group.rows.append(row)
-        found += [group for (kind, _, _), group in groups.items() if kind in kinds]
+    import numpy as np
+
+    from curation.views.decision_columns import alike
+
+    known, answers, found = state.control_file.verdicts, state.annotations, list[AnsweredAlike]()
+    answered = [code for code, given in enumerate(answers.few) if given]
+    for kind in kinds:
+        codes = answers.codes_of(state.rows[kind].seqs)
+        wanted = np.isin(codes, answered)
+        rows, codes = state.rows[kind].where(wanted), codes[wanted]
+        verdicts = dict.fromkeys(known.values())
+        is_known = np.zeros(len(rows), np.int64)
+        for number, verdict in enumerate(verdicts, 1):
+            is_known[rows.isin(seq for seq, one in known.items() if one == verdict)] = number
+        numbers, first = alike([codes, rows.better.astype(np.int64), is_known], len(rows))
+        for number, row in enumerate(rows.take(first)):
+            given = answers.few[codes[first[number]]]
+            found.append(AnsweredAlike(given, _meant(row, known.get(row.seq)), rows.take(np.flatnonzero(numbers == number))))
     return found
 
 
-def _judgments(alike: Iterable[AnsweredAlike], rows: Container[int]) -> list[Answer]:
+def _judgments(alike: Iterable[AnsweredAlike], rows: Collection[int]) -> list[Answer]:
     """Return the answers on some rows as judgments of the row as it is.
 
     A pair without a better response is none, unless its verdict is known.
     """
-    return [Answer(row.id, *said) for one in alike if one.meant for row in one.rows if row.seq in rows for said in one.judged]
+    wanted = ((one, row) for one in alike if one.meant for row in one.rows.where(one.rows.isin(rows)))
+    return [Answer(row.id, *said) for one, row in wanted for said in one.judged]
 
 
 def _meant(row: Row, known: str | None) -> tuple[str, ...]:
@@ -374,7 +380,7 @@ def _submits(state: ProjectState, kinds: Sequence[Kind]) -> dict[str, Array]:
     import numpy as np
 
     out = {}
-    for user, texts, counts in state.answers.submitted([row.seq for kind in kinds for row in state.rows[kind]]):
+    for user, texts, counts in state.answers.submitted(np.concatenate([state.rows[kind].seqs for kind in kinds])):
         times = np.array([math.nan if (at := time_of(text)) is None else at for text in texts])
         out[user] = np.repeat(times, counts)[~np.isnan(np.repeat(times, counts))]
     return {user: times for user, times in out.items() if len(times)}

@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import pyarrow as pa
 
 from argilla_setup import forms
 from curation import decide as rules
@@ -27,7 +26,7 @@ from curation.store.records import Row, StoredOverride
 from curation.store.reviews import StoredAnswer
 from curation.store.rows import Mask, Numbers, Rows, Shared
 from curation.views.classes import leave_out_over_cap
-from curation.views.decision_columns import Decisions
+from curation.views.decision_columns import Decisions, alike, numbered
 from curation.views.quality import Acceptance
 from curation.views.review_sample import (
     CALIBRATION,
@@ -250,9 +249,9 @@ def _decide_kind(
     rows, totals, groups = state.rows[kind], state.totals_of(kind), groups_of(state, kind)
     keeps = rules_by_group(state, groups, totals)
     like, first = _alike(state, kind, known, families, totals, groups)
-    alike = rows.take(first)
-    facts_of = [_facts_of(state, known, row, totals.get(row.seq), families) for row in alike]
-    keeps_of = [keeps[groups[row.seq]] for row in alike]
+    examples = rows.take(first)
+    facts_of = [_facts_of(state, known, row, totals.get(row.seq), families) for row in examples]
+    keeps_of = [keeps[groups[row.seq]] for row in examples]
     passes, is_below = (
         np.array([rule(*one) for one in zip(facts_of, keeps_of, strict=True)], np.bool_)[like]
         for rule in (rules.passes, rules.is_only_below_cut)
@@ -263,11 +262,11 @@ def _decide_kind(
     drawn = draw_below_cut(state, kind, below)
     mode = state.project.review.mode
     cases = 2 * like + hidden_rows(state, rows, sample)
-    own, which = _numbered(cases)
+    own, which = numbered(cases)
     made = [
         rules.decide(
             facts_of[case // 2], keeps=keeps_of[case // 2], policy=state.policy,
-            unseen=unseen_verdict(mode, alike[case // 2]) if case % 2 else None,
+            unseen=unseen_verdict(mode, examples[case // 2]) if case % 2 else None,
         )
         for case in cases[which].tolist()
     ]  # fmt: skip
@@ -324,20 +323,7 @@ def _alike(
     if apart := known.special | families.keys():
         is_apart = rows.isin(apart)
         facets.append(np.where(is_apart, np.cumsum(is_apart), 0))
-    like = np.zeros(len(rows), np.int64)
-    for facet in facets:
-        values, _ = _numbered(facet)
-        like, first = _numbered(like * (1 + int(values.max(initial=0))) + values)
-    return like, first
-
-
-def _numbered(values: Numbers) -> tuple[Numbers, Numbers]:
-    """Return for each row the number of its value, in order of first appearance, and the place of each number's first row."""
-    encoded = pa.array(values).dictionary_encode()
-    numbers = encoded.indices.to_numpy().astype(np.int64)
-    first = np.full(len(encoded.dictionary), len(values))
-    np.minimum.at(first, numbers, np.arange(len(values)))
-    return numbers, first
+    return alike(facets, len(rows))
 
 
 def _facts_of(state: ProjectState, known: _Known, row: Row, total: float | None, families: Mapping[int, Family]) -> Facts:

@@ -20,6 +20,7 @@ from curation.snapshot.read import read_split
 from curation.store import facts, records, reviews, runs
 from curation.store.facts import Finding
 from curation.store.records import Row
+from curation.store.rows import Rows
 from curation.workspace import Workspace, label_of, texts_for_dedup
 
 INDEX = "index"
@@ -83,7 +84,7 @@ class Released:
 
 
 def keep_sketches(
-    workspace: Workspace, name: str, kind: Kind, rows: Sequence[Row], *, watermark: int, texts: Callable[[int, int], Texts] | None = None
+    workspace: Workspace, name: str, kind: Kind, rows: Rows, *, watermark: int, texts: Callable[[int, int], Texts] | None = None
 ) -> None:
     """Write the sketches of a snapshot's rows into the project's index, unless they are there.
 
@@ -101,7 +102,7 @@ def keep_sketches(
     if file.is_file():
         return
     texts = texts or (lambda start, stop: texts_for_dedup(workspace, (row.texts for row in rows[start:stop])))
-    ids = np.frombuffer(bytes.fromhex("".join([row.id for row in rows])), np.uint8).reshape(-1, 32)
+    ids = np.frombuffer(rows.ids, np.uint8).reshape(-1, 32)
     file.parent.mkdir(exist_ok=True)
     aside = file.with_name(f".{file.name}.{os.getpid()}")
     # As `np.savez` writes them, but without holding the sketches of all rows: those of a million take 720 MB.
@@ -197,8 +198,8 @@ def _released(workspace: Workspace, kind: Kind, everyone: Sequence[Row]) -> Rele
         kept = _load_sketches(workspace, path, kind)
         if kept is None and (path / MANIFEST).is_file():
             by_id = {row.id: row for row in everyone}
-            rows = [by_id[id_] for id_ in _read(workspace, path).ids if id_ in by_id]
-            keep_sketches(workspace, path.name, kind, rows, watermark=ran.get(path.name, max((row.seq for row in rows), default=0)))
+            rows = Rows.of(by_id[id_] for id_ in _read(workspace, path).ids if id_ in by_id)
+            keep_sketches(workspace, path.name, kind, rows, watermark=ran.get(path.name, int(rows.seqs.max(initial=0))))
             kept = _load_sketches(workspace, path, kind)
         if kept is None:
             continue

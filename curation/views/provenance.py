@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from curation import licences
 from curation.records import Kind
 from curation.snapshot.manifest import Lineage, ModelFacts, Provenance, SourceFacts, StageRun
 from curation.store import call_stats, records, runs
 from curation.store.call_stats import Writer
-from curation.store.records import UNKNOWN, Row, Source, WrittenBy
+from curation.store.records import UNKNOWN, Source, WrittenBy
+from curation.store.rows import Rows
 from curation.views.state import ProjectState, better_candidate
 from curation.workspace import Workspace
 
@@ -20,7 +21,7 @@ _UNSTATED: tuple[str, str, WrittenBy, str, str] = (UNKNOWN, UNKNOWN, UNKNOWN, ""
 """Source of a file that was imported before sources were recorded."""
 
 
-def models_of(state: ProjectState, kind: Kind, rows: Sequence[Row]) -> ModelFacts:
+def models_of(state: ProjectState, kind: Kind, rows: Rows) -> ModelFacts:
     """Return the models that wrote and judged these rows; None for a role without a model.
 
     Args:
@@ -28,9 +29,7 @@ def models_of(state: ProjectState, kind: Kind, rows: Sequence[Row]) -> ModelFact
         kind: kind of the rows.
         rows: the rows.
     """
-    writers = call_stats.writers_by_seq(state.db)
-    root = _roots(state.workspace)
-    wrote = Counter(writer for row in rows for writer in writers.get(root.get(row.seq, row.seq), ()))
+    wrote = Counter[Writer](_writers_of(state, rows))
     judged = _judges_of(state, kind, rows)
     return ModelFacts(
         teacher=", ".join(_name(writer) for writer, _ in wrote.most_common()) or None,
@@ -41,21 +40,31 @@ def models_of(state: ProjectState, kind: Kind, rows: Sequence[Row]) -> ModelFact
     )
 
 
-def teachers_of(state: ProjectState, rows: Sequence[Row]) -> list[Writer]:
+def teachers_of(state: ProjectState, rows: Rows) -> list[Writer]:
     """Return the models that wrote any of these rows and are not simulated."""
-    writers, root = call_stats.writers_by_seq(state.db), _roots(state.workspace)
-    found = {writer for row in rows for writer in writers.get(root.get(row.seq, row.seq), ())}
-    return sorted(writer for writer in found if not writer.simulated)
+    return sorted(writer for writer in set(_writers_of(state, rows)) if not writer.simulated)
 
 
-def sources_of(workspace: Workspace, rows: Sequence[Row]) -> Provenance:
+def _writers_of(state: ProjectState, rows: Rows) -> Iterator[Writer]:
+    """Yield the models that wrote each row."""
+    if writers := call_stats.writers_by_seq(state.db):
+        for seq in _rooted(rows, _roots(state.workspace)):
+            yield from writers.get(seq, ())
+
+
+def _rooted(rows: Rows, root: Mapping[int, int]) -> list[int]:
+    """Return for each row the seq of the row that the first of its changes started from."""
+    return [root.get(seq, seq) for seq in rows.seqs.tolist()] if root else rows.seqs.tolist()
+
+
+def sources_of(workspace: Workspace, rows: Rows) -> Provenance:
     """Return the sources and authors of these rows, and the combined license."""
     stated = {source.source: source for source in records.list_sources(workspace.db)}
     root = _roots(workspace)
     found: dict[tuple[str, str, str], dict[str, str]] = {}
     counts, authors = Counter[tuple[str, str, str]](), Counter[str]()
     # Most rows came about in one of few ways, so each way is looked up once.
-    for every, n in _ways_of(workspace, [root.get(row.seq, row.seq) for row in rows]).items():
+    for every, n in _ways_of(workspace, _rooted(rows, root)).items():
         ways = [(how, source) for how, source in every if how not in records.DERIVED]
         named = {source: stated.get(source) or Source(source, *_UNSTATED) for how, source in ways if how == "imported"}
         kinds = {(source.name, source.license, source.written_by) for source in named.values()}
@@ -73,7 +82,7 @@ def sources_of(workspace: Workspace, rows: Sequence[Row]) -> Provenance:
             for kind, n in counts.most_common()
         ),
         written_by={who: authors[who] for who in ("model", "people", "unknown")},
-        edited=sum(row.seq in root for row in rows),
+        edited=int(rows.isin(root).sum()),
         licence_stated=workspace.project.licence,
         conditions=licences.combine([workspace.project.licence, *(license for _, license, _ in counts)]).conditions,
         warnings=_warnings(workspace, counts),
@@ -149,7 +158,7 @@ def _roots(workspace: Workspace) -> dict[int, int]:
     return {seq: root(seq) for seq in parents}
 
 
-def _judges_of(state: ProjectState, kind: Kind, rows: Sequence[Row]) -> Counter[Writer]:
+def _judges_of(state: ProjectState, kind: Kind, rows: Rows) -> Counter[Writer]:
     if state.project.score.is_off:
         return Counter()
     scored = {row.seq: row.seq if kind == "instruction" else better_candidate(row, state.candidate_seqs) for row in rows}

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.json as pj
@@ -14,7 +15,7 @@ import pyarrow.json as pj
 from curation.dedup.arrow_text import thread_count
 from curation.records import Kind
 from curation.snapshot.write import schema_of
-from curation.store.records import Row
+from curation.store.rows import Rows
 
 _PART, _BYTES = 20_000, 64_000_000
 """Rows, and bytes of their bodies, that are parsed at a time."""
@@ -58,7 +59,7 @@ class RowColumns:
         return pa.table([some["prompt"], chosen, rejected, some["id"]], schema=schema)
 
 
-def read_columns(kind: Kind, rows: Sequence[Row]) -> RowColumns:
+def read_columns(kind: Kind, rows: Rows) -> RowColumns:
     """Parse the bodies of rows of one kind, on all cores."""
     with ThreadPoolExecutor(thread_count()) as pool:  # Arrow parses without Python's lock
         parts = list(pool.map(partial(_read_part, kind), _in_parts(rows)))
@@ -70,41 +71,44 @@ def read_columns(kind: Kind, rows: Sequence[Row]) -> RowColumns:
     return RowColumns(kind, table.combine_chunks() if table.nbytes < 2**31 else table)
 
 
-def _in_parts(rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
+def _in_parts(rows: Rows) -> Iterator[Rows]:
     """Yield the rows in parts of some thousand rows and some megabytes, at least one."""
-    start = size = 0
-    for end, row in enumerate(rows):
-        if end - start == _PART or size > _BYTES:
-            yield rows[start:end]
-            start, size = end, 0
-        size += len(row.body)
-    yield rows[start:]
+    start, ends = 0, np.cumsum(rows.sizes())
+    while start < len(rows):
+        before = int(ends[start - 1]) if start else 0
+        stop = max(start + 1, min(start + _PART, int(np.searchsorted(ends, before + _BYTES))))
+        yield rows[start:stop]
+        start = stop
+    if not len(rows):
+        yield rows
 
 
-def prompts_of(rows: Sequence[Row], held: Sequence[Row], columns: RowColumns) -> pa.ChunkedArray:
+def prompts_of(rows: Rows, held: Rows, columns: RowColumns) -> pa.ChunkedArray:
     """Return the prompts of rows, of which only those that the columns do not hold are parsed.
 
     Args:
         rows: of any kind.
-        held: the rows of the columns.
+        held: the rows of the columns, in order of seq.
         columns: parsed rows.
     """
-    place = {row.seq: n for n, row in enumerate(held)}
-    others = [row for row in rows if row.seq not in place]
-    place |= {row.seq: len(held) + n for n, row in enumerate(others)}
-    texts = pa.chunked_array([*columns.prompts.chunks, pa.array([row.prompt for row in others], pa.large_string())])
-    return texts if len(rows) == len(texts) == len(held) else texts.take(pa.array([place[row.seq] for row in rows], pa.int64()))
+    at = np.minimum(np.searchsorted(held.seqs, rows.seqs), max(len(held) - 1, 0))
+    is_held = held.seqs[at] == rows.seqs if len(held) else np.zeros(len(rows), np.bool_)
+    if is_held.all():
+        return columns.prompts if len(rows) == len(held) else columns.prompts.take(pa.array(at))
+    others = pa.array([row.prompt for row in rows.where(~is_held)], pa.large_string())
+    places = np.where(is_held, at, len(held) + np.cumsum(~is_held) - 1)
+    return pa.chunked_array([*columns.prompts.chunks, others]).take(pa.array(places))
 
 
-def _read_part(kind: Kind, rows: Sequence[Row]) -> pa.Table:
+def _read_part(kind: Kind, rows: Rows) -> pa.Table:
     columns = {
-        "id": pa.array([row.id for row in rows], pa.string()),
-        "label": pa.array([row.label for row in rows], pa.string()),
-        "better": pa.array([row.better for row in rows], pa.int8()),
+        "id": pa.array(rows.hex_ids(), pa.string()),
+        "label": pa.array(rows.coded("label").to_list(), pa.string()),
+        "better": pa.array(rows.better, pa.int8(), mask=rows.better < 0),
     }
     field, of = ("completion", _TURN) if kind == "instruction" else ("completions", pa.list_(_TURN))
-    schema, bodies = pa.schema([("prompt", pa.list_(_TURN)), (field, of)]), b"\n".join([row.body for row in rows])
-    if rows:
+    schema, bodies = pa.schema([("prompt", pa.list_(_TURN)), (field, of)]), b"\n".join(rows.bodies())
+    if len(rows):
         parsing = pj.ParseOptions(explicit_schema=schema, newlines_in_values=True, unexpected_field_behavior="ignore")
         reading = pj.ReadOptions(use_threads=False, block_size=len(bodies) + 1)
         parsed = pj.read_json(pa.BufferReader(bodies), read_options=reading, parse_options=parsing).combine_chunks()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from hashlib import sha256
 from itertools import combinations
 from typing import Any
@@ -11,9 +12,10 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from curation.dedup.arrow_text import Array
 from curation.dedup.lsh import jaccard, shingle_hashes
 from curation.dedup.normalization import normalize
-from curation.split import find_across, part_rows, pick_splits, sketch_prompts
+from curation.split import ORDER, find_across, part_rows, pick_splits, sketch_prompts
 
 SHARES = {"train": 0.6, "validation": 0.2, "test": 0.2}
 LONG = "A {} year old patient comes in with shortness of breath on exertion, swollen ankles and a dry cough since {}."
@@ -21,6 +23,11 @@ LONG = "A {} year old patient comes in with shortness of breath on exertion, swo
 
 def ids_of(count: int, salt: str = "") -> list[str]:
     return [sha256(f"{salt}{n}".encode()).hexdigest() for n in range(count)]
+
+
+def rank_of(sides: Sequence[str | None]) -> Array:
+    """The place of each row's split in `ORDER`, as `find_across` takes it."""
+    return np.array([ORDER.index(str(side)) for side in sides])
 
 
 def split_rows(prompts: list[str], ids: list[str], **settings: Any) -> list[tuple[str | None, str]]:
@@ -194,7 +201,7 @@ def test_a_template_that_all_prompts_share_does_not_either() -> None:
     assert parted.largest == 400
     counts = Counter(split for split, _ in parted.assigned)
     assert set(counts) == set(SHARES) and counts["train"] < 320
-    across = find_across(prompts, [str(s) for s, _ in parted.assigned], cut=parted.cut, threshold=0.7, vectors=None, cosine=None)
+    across = find_across(prompts, parted.sides, cut=parted.cut, threshold=0.7, vectors=None, cosine=None)
     assert across.left_out.tolist() == [] and across.semantic_pairs is None
     assert (across.near_pairs or 0) > 1000 and across.at_least, "of hundreds alike not every pair is looked at"
 
@@ -216,11 +223,11 @@ def test_small_sets_are_not_cut() -> None:
 def test_rows_frozen_under_other_thresholds_are_found_across_and_the_one_in_train_is_left_out() -> None:
     prompts = [LONG.format(41, "May"), LONG.format(42, "May"), topic(1), LONG.format(43, "May"), topic(2), topic(3)]
     sides = ["train", "test", "train", "validation", "validation", "train"]
-    across = find_across(prompts, sides, cut=np.full(6, -1), threshold=0.7, vectors=None, cosine=None)
+    across = find_across(prompts, rank_of(sides), cut=np.full(6, -1), threshold=0.7, vectors=None, cosine=None)
     assert (across.left_out.tolist(), across.near_pairs) == ([0, 3], 0)
     vectors = np.eye(6, dtype=np.float32)
     vectors[5] = vectors[4]
-    across = find_across([topic(n) for n in range(6)], sides, cut=np.full(6, -1), threshold=None, vectors=vectors, cosine=0.9)
+    across = find_across([topic(n) for n in range(6)], rank_of(sides), cut=np.full(6, -1), threshold=None, vectors=vectors, cosine=0.9)
     assert (across.left_out.tolist(), across.near_pairs, across.semantic_pairs) == ([5], None, 0)
 
 
@@ -245,7 +252,7 @@ def test_what_stays_after_the_measurement_has_no_pair_across(prompts: list[str],
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     sketched = sketch_prompts(prompts, 0.7)
     part_rows(sketched, ids_of(len(prompts)), shares=SHARES)  # the measurement trusts nothing that clustering left in the sketch
-    across = find_across(sketched, sides, cut=np.full(len(prompts), -1), threshold=0.7, vectors=vectors, cosine=0.9)
+    across = find_across(sketched, rank_of(sides), cut=np.full(len(prompts), -1), threshold=0.7, vectors=vectors, cosine=0.9)
     stay = [n for n in range(len(prompts)) if n not in set(across.left_out.tolist())]
     values = [shingle_hashes(normalize(p), 5) for p in prompts]
     for a, b in combinations(stay, 2):

@@ -17,7 +17,7 @@ from curation.snapshot.manifest import Manifest
 from curation.store import records
 from curation.store.database import open_store
 from curation.store.records import Origin
-from curation.store.rows import list_rows
+from curation.store.rows import Rows, list_rows
 from tests.support.projects import Bed, blank
 from tests.support.review_settings import set_review
 
@@ -126,7 +126,7 @@ def test_an_edited_row_keeps_its_source(bed: Bed) -> None:
     with pipeline.open_workspace(bed.folder) as workspace:
         from curation.views.provenance import sources_of
 
-        found = sources_of(workspace, [child])
+        found = sources_of(workspace, Rows.of([child]))
     assert (found.edited, found.written_by) == (1, {"model": 0, "people": 1, "unknown": 0})
     assert [(source.name, source.rows) for source in found.sources] == [("one", 1)]
 

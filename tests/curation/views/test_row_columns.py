@@ -9,6 +9,7 @@ import pytest
 from curation.records import Kind, Message, Record, identify, make_instruction, make_pair, parse_record
 from curation.snapshot.write import check_rows, schema_of
 from curation.store.records import Row
+from curation.store.rows import Rows
 from curation.views.row_columns import prompts_of, read_columns
 
 TURNS = (
@@ -23,14 +24,14 @@ def row_of(seq: int, record: Record, better: int | None = None) -> Row:
     return Row(seq, identity, record.kind, label, body, None, better, "imported", None, None)
 
 
-def rows_of(kind: Kind, *, turns: bool) -> list[Row]:
+def rows_of(kind: Kind, *, turns: bool) -> Rows:
     prompts = [(Message(role="user", content=f"prompt {n} é"),) for n in range(3)] + [TURNS] * turns
     if kind == "preference":
         pairs = [make_pair(prompt, *(("b", "a") if n % 2 else ("a", "b"))) for n, prompt in enumerate(prompts)]
-        return [row_of(seq, record, better) for seq, (record, better) in enumerate(pairs, 1)]
+        return Rows.of(row_of(seq, record, better) for seq, (record, better) in enumerate(pairs, 1))
     answer = Message(role="assistant", content="yes")
     values = [{"kind": kind, "prompt": p, "completion": answer, "label": "x" if n else None} for n, p in enumerate(prompts)]
-    return [row_of(seq, parse_record(value)) for seq, value in enumerate(values, 1)]
+    return Rows.of(row_of(seq, parse_record(value)) for seq, value in enumerate(values, 1))
 
 
 @pytest.mark.parametrize("turns", [False, True])
@@ -66,7 +67,7 @@ def test_any_text_is_read_as_it_is_in_parts_of_any_size(kind: Kind, monkeypatch:
     records: list[Record] = [make_instruction(f"{text}{n}", text, label=text) for n, text in enumerate(ODD)]
     if kind == "preference":
         records = [make_pair((Message(role="user", content=text),), text, f"{text}{n}")[0] for n, text in enumerate(ODD)]
-    rows = [row_of(seq, record, 0) for seq, record in enumerate(records, 1)]
+    rows = Rows.of(row_of(seq, record, 0) for seq, record in enumerate(records, 1))
     columns = read_columns(kind, rows)
     assert columns.for_dedup("both").to_pylist() == ["\n\n".join(row.texts) for row in rows]
     check_rows({"train": columns.snapshot_rows(pc.sort_indices(columns.table["id"]))}, kind)
@@ -91,6 +92,6 @@ def test_rows_of_a_snapshot_have_every_turn_and_the_better_response_first(kind: 
 def test_rows_outside_of_the_columns_are_parsed() -> None:
     rows, other = rows_of("instruction", turns=False), row_of(9, make_instruction("another", "yes"))
     columns = read_columns("instruction", rows)
-    assert prompts_of([rows[2], other, rows[0]], rows, columns).to_pylist() == [rows[2].prompt, "another", rows[0].prompt]
+    assert prompts_of(Rows.of([rows[2], other, rows[0]]), rows, columns).to_pylist() == [rows[2].prompt, "another", rows[0].prompt]
     assert prompts_of(rows[1:], rows, columns).to_pylist() == [row.prompt for row in rows[1:]]
-    assert prompts_of([], [], read_columns("instruction", [])).to_pylist() == []
+    assert prompts_of(Rows.of([]), Rows.of([]), read_columns("instruction", Rows.of([]))).to_pylist() == []
