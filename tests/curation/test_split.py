@@ -238,7 +238,7 @@ def test_equal_prompts_across_splits_are_all_left_out_of_train() -> None:
         ([may, may, april], ["train", "train", "test"], [0, 1]),
         ([may, may, april], ["train", "test", "train"], [0, 2]),
     ):
-        across = find_across(prompts, sides, cut=np.full(3, -1), threshold=0.7, vectors=None, cosine=None)
+        across = find_across(prompts, rank_of(sides), cut=np.full(3, -1), threshold=0.7, vectors=None, cosine=None)
         assert (across.left_out.tolist(), across.near_pairs) == (left_out, 0)
 
 
