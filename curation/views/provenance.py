@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
+import numpy as np
+
 from curation import licences
 from curation.records import Kind
 from curation.snapshot.manifest import Lineage, ModelFacts, Provenance, SourceFacts, StageRun
@@ -92,8 +94,6 @@ def sources_of(workspace: Workspace, rows: Rows) -> Provenance:
 
 def _ways_of(workspace: Workspace, seqs: Sequence[int]) -> Counter[tuple[tuple[str, str], ...]]:
     """Return how many rows came about in which ways, each of (how, source) and a row's first one first; in the order of the rows."""
-    import numpy as np
-
     made, way, names = records.list_ways(workspace.db)
     order = np.argsort(made, kind="stable")
     made, way, wanted = made[order], way[order], np.array(seqs, np.int64)
@@ -161,11 +161,11 @@ def _roots(workspace: Workspace) -> dict[int, int]:
 def _judges_of(state: ProjectState, kind: Kind, rows: Rows) -> Counter[Writer]:
     if state.project.score.is_off:
         return Counter()
-    scored = {row.seq: row.seq if kind == "instruction" else better_candidate(row, state.candidate_seqs) for row in rows}
+    scored = rows.seqs if kind == "instruction" else np.array([better_candidate(row, state.candidate_seqs) for row in rows], np.int64)
     found: Counter[Writer] = Counter()
     for judge in state.judges:
         writer = Writer(judge.spec.provider, judge.spec.model, judge.spec.is_simulated)
-        found[writer] = sum(scored[row.seq] in judge.totals or row.seq in judge.choices for row in rows)
+        found[writer] = int((np.isin(scored, list(judge.totals)) | rows.isin(judge.choices)).sum())
     return +found
 
 

@@ -69,7 +69,7 @@ def difficulty_facts(state: ProjectState) -> tuple[schema.DifficultyCross, ...]:
     rated = _rated_by_judges(state)
     found = []
     for kind in KINDS:
-        rows = [row for row in state.rows[kind] if planned.get(row.cell or "") in order]
+        rows = [row for row in state.rows[kind] if planned.get(row.cell or "") in order] if planned else []
         places = {row.seq: row.seq if kind == "instruction" else better_candidate(row, state.candidate_seqs) for row in rows}
         by_judge = [row for row in rows if places[row.seq] in rated]
         method: Method = "judge" if by_judge else "length"
@@ -328,8 +328,8 @@ def _conflicts(workspace: Workspace, findings: Sequence[Finding], by_seq: Mappin
 
 def _distributions(state: ProjectState, verdicts: Mapping[int, Decision]) -> tuple[schema.Distribution, ...]:
     plan, cells = state.project.plan, {cell.id: cell for cell in state.cells}
-    everything = state.row_by_seq.values()
-    good = {seq for seq, v in verdicts.items() if v.verdict in ACTIVE_VERDICTS}
+    everything = _rows_by_cell(state)
+    good = _rows_by_cell(state, {seq for seq, v in verdicts.items() if v.verdict in ACTIVE_VERDICTS})
     grounding, out = plan.grounding, []
     names = ([grounding.topic] if grounding and grounding.topic else []) + list(plan.attributes)
     for name in names:
@@ -339,11 +339,25 @@ def _distributions(state: ProjectState, verdicts: Mapping[int, Decision]) -> tup
             return str(found) if found is not None else None
 
         planned = Counter(v for c in cells.values() if (v := value(c)))
-        before = Counter(v for r in everything if r.cell in cells and (v := value(cells[r.cell])))
-        after = Counter(v for r in everything if r.seq in good and r.cell in cells and (v := value(cells[r.cell])))
+        before, after = Counter[str](), Counter[str]()
+        for counted, rows in ((before, everything), (after, good)):
+            for cell, n in rows.items():
+                if cell in cells and (v := value(cells[cell])):
+                    counted[v] += n
         classes = tuple(schema.ClassCount(name=v, before=before[v], after=after[v], planned=n) for v, n in planned.most_common())
         out.append(schema.Distribution(name=name, classes=classes))
     return tuple(out)
+
+
+def _rows_by_cell(state: ProjectState, among: Collection[int] | None = None) -> Counter[str | None]:
+    """Return how many rows each cell has, all or those among some."""
+    import numpy as np
+
+    found = Counter[str | None]()
+    for rows in state.rows.values():
+        cells = (rows if among is None else rows.where(rows.isin(among))).coded("cell")
+        found += Counter(dict(zip(cells.values, np.bincount(cells.codes, minlength=len(cells.values)).tolist(), strict=True)))
+    return found
 
 
 def _coverage(state: ProjectState, verdicts: Mapping[int, Decision]) -> schema.Coverage | None:
@@ -353,7 +367,7 @@ def _coverage(state: ProjectState, verdicts: Mapping[int, Decision]) -> schema.C
     if len(names) < 2 or not cells:
         return None
     active = {seq for seq, v in verdicts.items() if v.verdict in ACTIVE_VERDICTS}
-    alive = {row.cell for row in state.row_by_seq.values() if row.seq in active}
+    alive = _rows_by_cell(state, active).keys()
     planned = Counter((c.attributes[names[0]], c.attributes[names[1]]) for c in cells)
     have = Counter((c.attributes[names[0]], c.attributes[names[1]]) for c in cells if c.id in alive)
     # In the plan's order, because basic, intermediate, advanced is one and the alphabet is not.
