@@ -29,10 +29,10 @@ from curation.views.privacy import search_and_mask
 from curation.views.protected import load_protected
 from curation.views.runs import OperatingDetail, ScreenDetail, is_simulated, point_in_words
 from curation.views.screen_cache import screen_model
-from curation.views.screening import Leaks, check_findings, conflict_findings, label_findings, labels_of, leak_findings
+from curation.views.screening import Leaks, check_findings, conflict_findings, label_findings, leak_findings
 from curation.views.staleness import screen_inputs
 from curation.views.state import ProjectState
-from curation.workspace import Progress, StageResult, Workspace, open_workspace
+from curation.workspace import Progress, StageResult, Workspace, labels_of, open_workspace
 
 _KINDS = {"yes": FindingKind.LEAK_JUDGED, "unsure": FindingKind.LEAK_UNSURE, "no": FindingKind.LEAK_CLEARED}
 

@@ -44,6 +44,13 @@ class Coded:
         """Return the value of each row."""
         return list(map(self.values.__getitem__, self.codes.tolist()))
 
+    @classmethod
+    def joined(cls, parts: Sequence[Coded]) -> Coded:
+        """Return the values of all parts, one after the other."""
+        places = dict[Any, int]()
+        codes = [np.array([places.setdefault(value, len(places)) for value in part.values], np.int32)[part.codes] for part in parts]
+        return cls(list(places), np.concatenate(codes))
+
     def matches(self, value: object) -> Mask:
         """Return the rows that have a value."""
         return np.isin(self.codes, [place for place, known in enumerate(self.values) if known == value])
@@ -190,13 +197,19 @@ class Rows(Sequence[Row]):
         filled = [part for part in parts if len(part)]
         if len(filled) == 1:
             return filled[0]
-        first = filled[0]._columns if filled else cls.of([])._columns
+        first = filled[0]._columns if filled else _Builder().columns(_Origins.of([]))
         if all(part._columns is first for part in filled):
-            places = [part._at for part in filled]
-            return Rows(
-                first, np.concatenate(places) if places else None, np.concatenate([part.better for part in filled] or [first.better])
-            )
-        return cls.of(chain.from_iterable(filled))
+            at, sides = ([getattr(part, name) for part in filled] for name in ("_at", "better"))
+            return Rows(first, np.concatenate(at), np.concatenate(sides)) if filled else Rows(first)
+        ids, bodies = bytearray(), bytearray()
+        for part in filled:
+            ids += part.ids
+            for start in range(0, len(part), _PART):
+                bodies += b"".join(part.bodies(start, start + _PART))
+        ends = np.cumsum(np.concatenate([[0], *(part.sizes() for part in filled)]))
+        seqs, better, parents = (np.concatenate([getattr(part, name) for part in filled]) for name in ("seqs", "better", "parents"))
+        coded = {name: Coded.joined([part.coded(name) for part in filled]) for name in _CODED}
+        return Rows(_Columns(seqs, ids, bodies, ends, better, parents, coded))
 
     def __len__(self) -> int:
         return len(self._columns.seqs) if self._places is None else len(self._places)

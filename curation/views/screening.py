@@ -40,7 +40,7 @@ from curation.views.protected import ProtectedItems
 from curation.views.runs import ScreenDetail
 from curation.views.screen_cache import add_seen, find_seen, keys_of, screen_model, screening_digest
 from curation.views.vectors import vectors_of
-from curation.workspace import Workspace, checked_answer, label_of, load_cells, load_table
+from curation.workspace import Workspace, checked_answer, labels_of, load_cells, load_table
 
 _BATCH = 50_000
 """Rows by which the cuts are lowered at a time."""
@@ -132,13 +132,6 @@ def leak_findings(
 
 def _compare(score: _Scorer, rows: Rows, labels: Sequence[str | None], places: Numbers) -> _Compared:
     return score.compare(_Part(rows.take(places).bodies(), [labels[n] for n in places.tolist()]))
-
-
-def labels_of(workspace: Workspace, rows: Rows) -> list[str | None]:
-    """Return `label_of` of each row."""
-    if rows.coded("kind").matches("preference").any():
-        return [label_of(workspace, row) for row in rows]
-    return rows.coded("label").to_list()
 
 
 def allowed_texts(workspace: Workspace) -> list[str]:
