@@ -201,7 +201,11 @@ def seconds_left(done: int, total: int, *, first: int, seconds: float) -> float 
 
 def texts_for_dedup(workspace: Workspace, made: Iterable[tuple[str, str]]) -> list[str]:
     """Return of each (prompt, completion) the text that dedup compares, as `dedup.text` says."""
-    choice = workspace.project.dedup.text
+    return compared_texts(workspace.project.dedup.text, made)
+
+
+def compared_texts(choice: str, made: Iterable[tuple[str, str]]) -> list[str]:
+    """Return the chosen part of each (prompt, completion): "prompt", "completion" or "both"."""
     if choice == "both":
         return [f"{prompt}\n\n{completion}" for prompt, completion in made]
     return [prompt if choice == "prompt" else completion for prompt, completion in made]

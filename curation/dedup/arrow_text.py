@@ -106,7 +106,7 @@ def read_rows(texts: Texts | Rows) -> Rows:
     return Rows(np.concatenate(addresses), sizes_of_all, np.zeros(len(sizes_of_all), np.bool_), tuple(chunks))
 
 
-def keyed_rows(texts: Texts) -> Keyed:
+def keyed_rows(texts: Texts | Rows) -> Keyed:
     """Read, normalize and hash every text."""
     from curation.dedup.kernels.sketch import exact_keys
 

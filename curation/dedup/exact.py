@@ -7,14 +7,16 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 
-from curation.dedup.arrow_text import Texts, keyed_rows
+from curation.dedup.arrow_text import Rows, Texts, keyed_rows
 from curation.dedup.normalization import checked_length
 from curation.dedup.resolve import Decided, drop_table, first_of_equal, label_codes, order_by_rank
 
 CONFLICTS = pa.schema({"row": pa.int64(), "twin": pa.int64(), "label": pa.string(), "twin_label": pa.string()})
 
 
-def find_exact(texts: Texts, *, labels: Sequence[str | None] | pa.Array | None = None, rank: Sequence[int] | None = None) -> pa.Table:
+def find_exact(
+    texts: Texts | Rows, *, labels: Sequence[str | None] | pa.Array | None = None, rank: Sequence[int] | None = None
+) -> pa.Table:
     """Find texts that are equal after normalization of case, width, spacing and invisible marks.
 
     Args:

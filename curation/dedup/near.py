@@ -207,7 +207,7 @@ class Sketched:
 
 
 def find_near(
-    texts: Texts,
+    texts: Texts | Rows,
     *,
     threshold: float = 0.7,
     shingle: int = 5,

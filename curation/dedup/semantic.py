@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from curation.dedup.arrow_text import Array, Texts, keyed_rows, thread_count
+from curation.dedup.arrow_text import Array, Rows, Texts, keyed_rows, thread_count
 from curation.dedup.normalization import checked_length
 from curation.dedup.resolve import MEASURES, Decided, drop_table, first_of_equal, label_codes, order_by_rank
 
@@ -176,7 +176,7 @@ def _visit_all(vectors: Array, threshold: float) -> tuple[Array, Array]:
 
 
 def find_semantic(
-    texts: Texts,
+    texts: Texts | Rows,
     vectors: Array,
     *,
     threshold: float = 0.9,

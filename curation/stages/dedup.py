@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from curation.config.project import settings_digest
 from curation.dedup import cluster_alarms, find_exact, find_near, find_semantic
-from curation.dedup.arrow_text import is_compiled
+from curation.dedup.arrow_text import Array, is_compiled, read_rows
 from curation.embed import model_digest
 from curation.errors import command
 from curation.findings import FindingKind, gate_alarms
@@ -23,22 +23,21 @@ from curation.scan.on_ray import find_near_on_ray
 from curation.store import facts, records, runs
 from curation.store.database import hold_lock
 from curation.store.facts import Finding
-from curation.store.records import Row
+from curation.store.rows import Rows
 from curation.views.decisions import rank_rows
 from curation.views.prior_snapshots import earlier_digests, earlier_findings, released_findings
+from curation.views.row_columns import read_compared
 from curation.views.runs import DedupDetail
 from curation.views.staleness import dedup_inputs
 from curation.views.state import ProjectState
 from curation.views.vectors import vectors_of
-from curation.workspace import Progress, StageResult, Workspace, find_earlier, label_of, open_workspace, texts_for_dedup
+from curation.workspace import Progress, StageResult, Workspace, find_earlier, labels_of, open_workspace
 
 MANY_ALIKE = 0.2
 """Share of the rows that semantic duplicates may be without an alarm."""
 
 STEPS = (FindingKind.EXACT, FindingKind.NEAR, FindingKind.SEMANTIC)
 """Kinds of duplicates within the project, cheapest first."""
-_ROWS = 50_000
-"""Rows whose texts are read together."""
 
 
 def dedup(folder: Path, *, against: Sequence[Path] = (), ray: str | None = None, progress: Progress | None = None) -> StageResult:
@@ -63,21 +62,21 @@ def dedup(folder: Path, *, against: Sequence[Path] = (), ray: str | None = None,
         inputs = dedup_inputs(workspace)
         with runs.record_run(workspace.db, "dedup", digest) as run:
             findings, alarms = list[Finding](), list[str]()
-            labels: dict[int, str | None] = {}
+            seqs, labels = list[int](), list[str | None]()
             for kind in KINDS:
                 # An edited row's new version must not be dropped as its duplicate, so the old version has no rank.
                 everyone = state.rows[kind]
-                rows = [row for row in everyone if row.seq in ranks]
+                rows = everyone.where(everyone.isin(ranks))
                 run.rows_in += len(rows)
-                own = {row.seq: label_of(workspace, row) for row in rows}
-                labels |= own
+                own = np.array(labels_of(workspace, rows), object)
+                seqs += rows.seqs.tolist()
+                labels += own.tolist()
                 known = earlier_findings(workspace, rows, earlier) if earlier else []
-                gone = {finding.seq for finding in known}
-                known += released_findings(workspace, kind, [row for row in rows if row.seq not in gone], everyone)
-                gone = {finding.seq for finding in known}
-                left = [row for row in rows if row.seq not in gone]
-                found, alarm = _find_twins(workspace, left, ranks, own, progress, ray)
-                if ray is not None and any(own[row.seq] for row in left):
+                known += released_findings(workspace, kind, rows.where(~rows.isin(finding.seq for finding in known)), everyone)
+                stays = ~rows.isin(finding.seq for finding in known)
+                left, own = rows.where(stays), own[stays].tolist()
+                found, alarm = _find_twins(workspace, left, np.array([ranks[seq] for seq in left.seqs.tolist()]), own, progress, ray)
+                if ray is not None and any(own):
                     alarm.append("On Ray short rows of one label are not compared by edits; without --ray they are.")
                 findings, alarms = findings + known + found, alarms + alarm
             facts.add_findings(workspace.db, findings, run.number)
@@ -85,7 +84,7 @@ def dedup(folder: Path, *, against: Sequence[Path] = (), ray: str | None = None,
             dropped = {f.seq for f in findings}
             run.rows_out = run.rows_in - len(dropped)
             share = workspace.project.dedup.alarm_share
-            raised = [str(alarm) for alarm in gate_alarms("dedup", list(labels.values()), [seq in dropped for seq in labels], share=share)]
+            raised = [str(alarm) for alarm in gate_alarms("dedup", labels, [seq in dropped for seq in seqs], share=share)]
             run.detail = DedupDetail(
                 inputs=inputs,
                 kinds=Counter(f.kind for f in findings),
@@ -98,9 +97,9 @@ def dedup(folder: Path, *, against: Sequence[Path] = (), ray: str | None = None,
 
 def _find_twins(
     workspace: Workspace,
-    rows: Sequence[Row],
-    ranks: Mapping[int, int],
-    label_by_seq: Mapping[int, str | None],
+    left: Rows,
+    rank: Array,
+    labels: list[str | None],
     progress: Progress | None,
     ray: str | None,
 ) -> tuple[list[Finding], list[str]]:
@@ -108,9 +107,9 @@ def _find_twins(
 
     Args:
         workspace: the open project.
-        rows: of one kind.
-        ranks: rank of each row by seq; of a cluster the lowest is kept.
-        label_by_seq: label of each row.
+        left: rows of one kind.
+        rank: of each row; of a cluster the lowest is kept.
+        labels: label of each row.
         progress: called with the name of each step, and while texts are embedded.
         ray: address of a Ray cluster, or None.
 
@@ -118,13 +117,12 @@ def _find_twins(
         The findings, and alarms about large or chained clusters.
     """
     settings, findings, alarms = workspace.project.dedup, list[Finding](), list[str]()
-    left, report = list(rows), partial(progress or _ignore_progress, "dedup", 0, len(rows))
+    report = partial(progress or _ignore_progress, "dedup", 0, len(left))
     if len(left) < 2:
         return findings, alarms
-    # Read once; each step keeps the rows that are left. No string of a part outlives its Arrow array.
-    parts = (left[start : start + _ROWS] for start in range(0, len(left), _ROWS))
-    texts = pa.chunked_array([pa.array(texts_for_dedup(workspace, (row.texts for row in part)), pa.large_string()) for part in parts])
-    labels, rank = [label_by_seq[row.seq] for row in left], np.array([ranks[row.seq] for row in left])
+    texts = read_compared(left, settings.text)  # read once; each step keeps the rows that are left
+    if ray is None:
+        texts = read_rows(texts)  # the addresses, so that no step copies a text
     for step in STEPS if settings.semantic is not None else STEPS[:2]:
         if len(left) < 2:
             break
@@ -147,8 +145,8 @@ def _find_twins(
         if len(table):
             stays = np.ones(len(left), np.bool_)
             stays[table["row"].to_numpy()] = False
-            left, labels = list(compress(left, stays)), list(compress(labels, stays))
-            texts, rank = texts.filter(pa.array(stays)), rank[stays]
+            left, labels = left.where(stays), list(compress(labels, stays))
+            texts, rank = texts.take(np.flatnonzero(stays)), rank[stays]
     return findings, alarms
 
 
@@ -162,15 +160,16 @@ def _many_alike(workspace: Workspace, dropped: int, of: int) -> str:
     )
 
 
-def _twin_findings(table: pa.Table, rows: Sequence[Row], step: str) -> list[Finding]:
+def _twin_findings(table: pa.Table, rows: Rows, step: str) -> list[Finding]:
+    seqs = rows.seqs
     return [
-        Finding(rows[line["row"]].seq, "dedup", step, True, rows[line["kept"]].seq, item=str(line["cluster"]), score=line["similarity"],
+        Finding(seqs.item(line["row"]), "dedup", step, True, seqs.item(line["kept"]), item=str(line["cluster"]), score=line["similarity"],
                 evidence=f"{line['measure']} {line['similarity']:.3f}")
         for line in table.to_pylist()
     ]  # fmt: skip
 
 
-def _alarm(rows: Sequence[Row], line: Mapping[str, Any]) -> str:
+def _alarm(rows: Rows, line: Mapping[str, Any]) -> str:
     share, text = line["share"], prompt_text(rows[line["kept"]].record)[:80]
     if line["reason"] == "chained":
         return (

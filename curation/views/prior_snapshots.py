@@ -125,7 +125,7 @@ def _sketched(workspace: Workspace, texts: Texts) -> Array:
     return sketches(texts, shingle=workspace.project.dedup.shingle, permutations=bands[0] * bands[1])
 
 
-def released_findings(workspace: Workspace, kind: Kind, rows: Sequence[Row], everyone: Sequence[Row]) -> list[Finding]:
+def released_findings(workspace: Workspace, kind: Kind, rows: Rows, everyone: Sequence[Row]) -> list[Finding]:
     """Find rows that are near a row which a prior snapshot of this project released.
 
     Only rows that arrived after the release are looked up, so the work follows the new rows. A released row that was removed
@@ -144,7 +144,7 @@ def released_findings(workspace: Workspace, kind: Kind, rows: Sequence[Row], eve
         return []
     released = _released(workspace, kind, everyone)
     known = set(released.ids)
-    fresh = [row for row in rows if known and row.seq > released.watermarks.min() and row.id not in known]
+    fresh = [row for row in rows.where(rows.seqs > released.watermarks.min()) if row.id not in known] if known else []
     if not fresh:
         return []
     settings, bands = workspace.project.dedup, bands_for(workspace.project.dedup.near)

@@ -16,6 +16,7 @@ from curation.dedup.arrow_text import thread_count
 from curation.records import Kind
 from curation.snapshot.write import schema_of
 from curation.store.rows import Rows
+from curation.workspace import compared_texts
 
 _PART, _BYTES = 20_000, 64_000_000
 """Rows, and bytes of their bodies, that are parsed at a time."""
@@ -69,6 +70,24 @@ def read_columns(kind: Kind, rows: Rows) -> RowColumns:
     del parts
     # One chunk, so that rows are taken without a copy of all. Texts of 2 GB and more do not fit into one.
     return RowColumns(kind, table.combine_chunks() if table.nbytes < 2**31 else table)
+
+
+def read_compared(rows: Rows, choice: str) -> pa.ChunkedArray:
+    """Return the text of each row that dedup compares (`dedup.text`); of prompts nothing else of a body is parsed."""
+    parts = (rows[start : start + _PART] for start in range(0, len(rows), _PART))
+    with ThreadPoolExecutor(thread_count()) as pool:
+        return pa.chunked_array(list(pool.map(partial(_compared_of, choice), parts)), pa.large_string())
+
+
+def _compared_of(choice: str, rows: Rows) -> pa.Array:
+    if choice == "prompt":
+        bodies = b"\n".join(rows.bodies())
+        parsing = pj.ParseOptions(explicit_schema=pa.schema([("prompt", pa.list_(_TURN))]), unexpected_field_behavior="ignore")
+        reading = pj.ReadOptions(use_threads=False, block_size=len(bodies) + 1)
+        prompt = pj.read_json(pa.BufferReader(bodies), read_options=reading, parse_options=parsing)["prompt"].combine_chunks()
+        if pc.all(pc.equal(pc.list_value_length(prompt), 1)).as_py():
+            return pc.list_flatten(prompt).field("content").cast(pa.large_string())
+    return pa.array(compared_texts(choice, (row.texts for row in rows)), pa.large_string())
 
 
 def _in_parts(rows: Rows) -> Iterator[Rows]:

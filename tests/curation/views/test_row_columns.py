@@ -10,7 +10,7 @@ from curation.records import Kind, Message, Record, identify, make_instruction, 
 from curation.snapshot.write import check_rows, schema_of
 from curation.store.records import Row
 from curation.store.rows import Rows
-from curation.views.row_columns import prompts_of, read_columns
+from curation.views.row_columns import prompts_of, read_columns, read_compared
 
 TURNS = (
     Message(role="system", content="Be brief."), Message(role="user", content="Hello"), Message(role="assistant", content="Hi."),
@@ -42,6 +42,8 @@ def test_texts_are_those_of_the_rows(kind: Kind, turns: bool) -> None:
     assert columns.for_dedup("prompt").to_pylist() == [row.prompt for row in rows]
     assert columns.for_dedup("completion").to_pylist() == [row.completion for row in rows]
     assert columns.for_dedup("both").to_pylist() == [f"{row.prompt}\n\n{row.completion}" for row in rows]
+    for choice in ("prompt", "completion", "both"):
+        assert read_compared(rows, choice).to_pylist() == columns.for_dedup(choice).to_pylist()
 
 
 ODD = [
@@ -70,6 +72,7 @@ def test_any_text_is_read_as_it_is_in_parts_of_any_size(kind: Kind, monkeypatch:
     rows = Rows.of(row_of(seq, record, 0) for seq, record in enumerate(records, 1))
     columns = read_columns(kind, rows)
     assert columns.for_dedup("both").to_pylist() == ["\n\n".join(row.texts) for row in rows]
+    assert read_compared(rows, "prompt").to_pylist() == [row.prompt for row in rows]
     check_rows({"train": columns.snapshot_rows(pc.sort_indices(columns.table["id"]))}, kind)
 
 
