@@ -116,7 +116,7 @@ def canonical_table(table: pa.Table | None, *, kind: Kind) -> pa.Table:
         # Sorted by id, because the digest's tree is over the rows in this order (digest.py). Sorting takes a copy of every text.
         rows, ids = table.select(schema.names), table["id"].combine_chunks()
         is_sorted = not ids.null_count and bool(pc.all(pc.less_equal(ids[:-1], ids[1:]), min_count=0).as_py())
-        return (rows if is_sorted else rows.sort_by("id")).cast(schema).combine_chunks()
+        return (rows if is_sorted else rows.sort_by("id")).cast(schema)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError) as error:
         raise SnapshotError("columns", f"have other types than {kind} rows have ({error})") from error
 

@@ -20,7 +20,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from argilla_setup.shown import mask_secrets, mask_values
 from curation.config.project import is_open, settings_digest
@@ -77,7 +76,7 @@ from curation.views.provenance import governing_license, models_of, sources_of, 
 from curation.views.quality import Acceptance
 from curation.views.report import report_data
 from curation.views.review_sample import Sample
-from curation.views.row_columns import RowColumns, prompts_of, read_columns
+from curation.views.row_columns import RowColumns, prompts_of, read_columns, texts_at
 from curation.views.screening import conflict_findings, leak_findings, row_findings
 from curation.views.staleness import find_stale
 from curation.views.state import ProjectState
@@ -243,12 +242,12 @@ def _take(columns: RowColumns, rows: Rows, released: _Release, compared: str) ->
         released: the rows that leave.
         compared: part of a row that dedup compares (`dedup.text`).
     """
-    ids, tables = columns.table["id"].combine_chunks(), {}
-    for split, part in released.splits.items():
-        at = pa.array(rows.places_of(part.seqs))
-        tables[split] = columns.snapshot_rows(at.take(pc.sort_indices(ids.take(at))))
-    texts, every = columns.for_dedup(compared), pa.array(rows.places_of(released.rows.seqs))
-    return lambda start, stop: texts.take(every[start:stop]), tables
+    tables = {
+        split: columns.snapshot_rows(rows.places_of(part.seqs)[np.argsort(np.frombuffer(part.ids, "S32"))])
+        for split, part in released.splits.items()
+    }
+    texts, every = columns.for_dedup(compared), rows.places_of(released.rows.seqs)
+    return lambda start, stop: texts_at(texts, every[start:stop]), tables
 
 
 def _certify(released: _Release, acceptance: Acceptance, about: ManifestFacts) -> str:

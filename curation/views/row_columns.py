@@ -15,10 +15,10 @@ import pyarrow.json as pj
 from curation.dedup.arrow_text import thread_count
 from curation.records import Kind
 from curation.snapshot.write import schema_of
-from curation.store.rows import Rows
+from curation.store.rows import Numbers, Rows
 from curation.workspace import compared_texts
 
-_PART, _BYTES = 20_000, 64_000_000
+_PART, _BYTES = 50_000, 64_000_000
 """Rows, and bytes of their bodies, that are parsed at a time."""
 _TURN = pa.struct([("role", pa.string()), ("content", pa.string())])
 
@@ -49,9 +49,10 @@ class RowColumns:
             return _joined(self.prompts, self.completions)
         return self.prompts if choice == "prompt" else self.completions
 
-    def snapshot_rows(self, places: pa.Array) -> pa.Table:
+    def snapshot_rows(self, places: Numbers) -> pa.Table:
         """Return the rows at some places in the columns of a snapshot. Nothing is checked: writing does."""
-        some, schema = self.table.take(places), schema_of(self.kind)
+        parts = [taken(self.table, places[start : start + _PART]) for start in range(0, len(places), _PART)]
+        some, schema = pa.concat_tables(parts or [self.table.schema.empty_table()]), schema_of(self.kind)
         if self.kind == "instruction":
             return pa.table([some["prompt"], some["first"], some["id"], some["label"]], schema=schema)
         assert not some["better"].null_count
@@ -66,10 +67,27 @@ def read_columns(kind: Kind, rows: Rows) -> RowColumns:
         parts = list(pool.map(partial(_read_part, kind), _in_parts(rows)))
     if all(part["asked"].equals(_content_of(part["prompt"])) for part in parts):
         parts = [part.drop_columns("asked") for part in parts]  # the bytes are not kept twice
-    table = pa.concat_tables(parts)
-    del parts
-    # One chunk, so that rows are taken without a copy of all. Texts of 2 GB and more do not fit into one.
-    return RowColumns(kind, table.combine_chunks() if table.nbytes < 2**31 else table)
+    return RowColumns(kind, pa.concat_tables(parts))
+
+
+def taken(table: pa.Table, places: Numbers) -> pa.Table:
+    """Return the rows of a table at some places. Arrow would copy all chunks into one for it."""
+    chunks = table.to_batches()
+    starts = np.cumsum([0, *(chunk.num_rows for chunk in chunks)])
+    of = np.searchsorted(starts, places, side="right") - 1
+    order = np.argsort(of, kind="stable")
+    bounds = np.searchsorted(of[order], np.arange(len(chunks) + 1))
+    parts = [
+        chunk.take(pa.array(places[order[start:stop]] - first))
+        for chunk, first, start, stop in zip(chunks, starts[:-1].tolist(), bounds[:-1].tolist(), bounds[1:].tolist(), strict=True)
+        if stop > start
+    ]
+    found = pa.Table.from_batches(parts, table.schema).combine_chunks()
+    if len(parts) < 2 or (order[1:] > order[:-1]).all():
+        return found
+    back = np.empty(len(order), np.int64)
+    back[order] = np.arange(len(order))
+    return found.take(pa.array(back))
 
 
 def read_compared(rows: Rows, choice: str) -> pa.ChunkedArray:
@@ -113,10 +131,17 @@ def prompts_of(rows: Rows, held: Rows, columns: RowColumns) -> pa.ChunkedArray:
     at = np.minimum(np.searchsorted(held.seqs, rows.seqs), max(len(held) - 1, 0))
     is_held = held.seqs[at] == rows.seqs if len(held) else np.zeros(len(rows), np.bool_)
     if is_held.all():
-        return columns.prompts if len(rows) == len(held) else columns.prompts.take(pa.array(at))
+        return columns.prompts if len(rows) == len(held) else texts_at(columns.prompts, at)
     others = pa.array([row.prompt for row in rows.where(~is_held)], pa.large_string())
     places = np.where(is_held, at, len(held) + np.cumsum(~is_held) - 1)
-    return pa.chunked_array([*columns.prompts.chunks, others]).take(pa.array(places))
+    return texts_at(pa.chunked_array([*columns.prompts.chunks, others]), places)
+
+
+def texts_at(texts: pa.ChunkedArray, places: Numbers) -> pa.ChunkedArray:
+    """Return the texts at some places, without a copy of the others."""
+    table = pa.table([texts], ["text"])
+    parts = [taken(table, places[start : start + _PART])["text"] for start in range(0, len(places), _PART)]
+    return pa.chunked_array([chunk for part in parts for chunk in part.chunks], texts.type)
 
 
 def _read_part(kind: Kind, rows: Rows) -> pa.Table:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from curation.records import Kind, Message, Record, identify, make_instruction, make_pair, parse_record
 from curation.snapshot.write import check_rows, schema_of
 from curation.store.records import Row
 from curation.store.rows import Rows
-from curation.views.row_columns import prompts_of, read_columns, read_compared
+from curation.views.row_columns import prompts_of, read_columns, read_compared, taken, texts_at
 
 TURNS = (
     Message(role="system", content="Be brief."), Message(role="user", content="Hello"), Message(role="assistant", content="Hi."),
@@ -73,14 +76,15 @@ def test_any_text_is_read_as_it_is_in_parts_of_any_size(kind: Kind, monkeypatch:
     columns = read_columns(kind, rows)
     assert columns.for_dedup("both").to_pylist() == ["\n\n".join(row.texts) for row in rows]
     assert read_compared(rows, "prompt").to_pylist() == [row.prompt for row in rows]
-    check_rows({"train": columns.snapshot_rows(pc.sort_indices(columns.table["id"]))}, kind)
+    order = pc.sort_indices(columns.table["id"]).to_numpy()
+    check_rows({"train": columns.snapshot_rows(order)}, kind)
 
 
 @pytest.mark.parametrize("kind", ["instruction", "preference"])
 def test_rows_of_a_snapshot_have_every_turn_and_the_better_response_first(kind: Kind) -> None:
     rows = rows_of(kind, turns=True)
     places = [3, 0, 1]
-    found = read_columns(kind, rows).snapshot_rows(pa.array(places))
+    found = read_columns(kind, rows).snapshot_rows(np.array(places))
     assert found.schema == schema_of(kind)
     for line, row in zip(found.to_pylist(), [rows[place] for place in places], strict=True):
         assert line["id"] == row.id and line["prompt"] == [turn.model_dump() for turn in row.record.prompt]
@@ -98,3 +102,12 @@ def test_rows_outside_of_the_columns_are_parsed() -> None:
     assert prompts_of(Rows.of([rows[2], other, rows[0]]), rows, columns).to_pylist() == [rows[2].prompt, "another", rows[0].prompt]
     assert prompts_of(rows[1:], rows, columns).to_pylist() == [row.prompt for row in rows[1:]]
     assert prompts_of(Rows.of([]), Rows.of([]), read_columns("instruction", Rows.of([]))).to_pylist() == []
+
+
+@given(st.lists(st.lists(st.integers(0, 9), max_size=4), min_size=1, max_size=4), st.data())
+def test_rows_are_taken_from_chunks_as_from_one(chunks: list[list[int]], data: st.DataObject) -> None:
+    whole = [value for chunk in chunks for value in chunk]
+    places = data.draw(st.lists(st.integers(0, len(whole) - 1))) if whole else []
+    table = pa.table([pa.chunked_array([pa.array(map(str, chunk), pa.large_string()) for chunk in chunks])], ["text"])
+    assert taken(table, np.array(places, np.int64))["text"].to_pylist() == [str(whole[place]) for place in places]
+    assert texts_at(table["text"], np.array(places, np.int64)).to_pylist() == [str(whole[place]) for place in places]
