@@ -34,6 +34,8 @@ FEWEST, FEWEST_CUT = 20, 50
 SHINGLE = 5
 """Code points in a shingle of a prompt."""
 _STEPS = 4
+_PICKED = 100_000
+"""Clusters for which a split is picked at a time."""
 _BLOCK = 1024
 
 
@@ -154,11 +156,12 @@ def part_rows(
     # A cluster that already is in two splits gets none of them: its new rows are left out.
     chosen = {root: next(iter(held)) for root, held in sides.items() if len(held) == 1}
     sizes = np.bincount(roots, minlength=n)
-    new = [root for root in np.flatnonzero(sizes).tolist() if root not in sides]
-    picked = dict(zip(new, pick_splits([ids[root] for root in new], shares), strict=True))
-    chosen |= _fill(new, picked, sizes, shares, set(chosen.values()))
     side_of = np.full(n, -1)
     side_of[list(chosen)] = [ORDER.index(split) for split in chosen.values()]
+    new = np.setdiff1d(np.flatnonzero(sizes), list(sides))
+    for part in (new[start : start + _PICKED] for start in range(0, len(new), _PICKED)):
+        side_of[part] = [ORDER.index(split) for split in pick_splits([ids[root] for root in part.tolist()], shares)]
+    _fill(side_of, new, sizes, shares, set(chosen.values()))
     split_of = side_of[roots]
     for place, own in enumerate(frozen or ()):
         if own is not None:
@@ -166,16 +169,17 @@ def part_rows(
     return Parted(ids, split_of, roots, cut, largest)
 
 
-def _fill(new: Sequence[int], picked: dict[int, str], sizes: Array, shares: Mapping[str, float], held: set[str]) -> dict[int, str]:
-    """Give train and validation one cluster each where the hash left one empty, as happens with few large clusters."""
+def _fill(side_of: Array, new: Array, sizes: Array, shares: Mapping[str, float], held: set[str]) -> None:
+    """Give train and validation one new cluster each where the hash left one empty, as happens with few large clusters."""
     for split in ("train", "validation"):
-        if not shares.get(split) or split in held or split in picked.values():
+        own, sides = ORDER.index(split), side_of[new]
+        if not shares.get(split) or split in held or (sides == own).any():
             continue
-        spare = [root for root in new if sum(other == picked[root] for other in picked.values()) + (picked[root] in held) > 1]
-        if spare:
+        counts = np.bincount(sides, minlength=len(ORDER)) + [name in held for name in ORDER]
+        spare = new[counts[sides] > 1]
+        if len(spare):
             wanted = shares[split] * sizes.sum()
-            picked[min(spare, key=lambda root: (abs(int(sizes[root]) - wanted), root))] = split
-    return picked
+            side_of[spare[np.lexsort((spare, np.abs(sizes[spare] - wanted)))[0]]] = own
 
 
 def find_across(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
+from hashlib import sha256
 from itertools import compress
 from pathlib import Path
 from typing import Any
@@ -54,9 +55,8 @@ def dedup(folder: Path, *, against: Sequence[Path] = (), ray: str | None = None,
         ranks, earlier = rank_rows(state), find_earlier(workspace, against)
         seen = earlier_digests(earlier)
         model = model_digest(workspace.project.dedup.model) if workspace.project.dedup.semantic is not None else ""
-        digest = settings_digest(
-            workspace.project.dedup, model, sorted(ranks.items()), *([seen] if seen else []), *(["ray"] if ray else [])
-        )
+        ranked = sha256(ranks.seqs.tobytes() + ranks.codes.tobytes()).hexdigest()
+        digest = settings_digest(workspace.project.dedup, model, ranked, *([seen] if seen else []), *(["ray"] if ray else []))
         if runs.is_current(workspace.db, "dedup", digest):
             return _summarize(workspace, "Nothing has changed since the last run; its findings are current.")
         inputs = dedup_inputs(workspace)
@@ -75,7 +75,7 @@ def dedup(folder: Path, *, against: Sequence[Path] = (), ray: str | None = None,
                 known += released_findings(workspace, kind, rows.where(~rows.isin(finding.seq for finding in known)), everyone)
                 stays = ~rows.isin(finding.seq for finding in known)
                 left, own = rows.where(stays), own[stays].tolist()
-                found, alarm = _find_twins(workspace, left, np.array([ranks[seq] for seq in left.seqs.tolist()]), own, progress, ray)
+                found, alarm = _find_twins(workspace, left, ranks.codes_of(left.seqs), own, progress, ray)
                 if ray is not None and any(own):
                     alarm.append("On Ray short rows of one label are not compared by edits; without --ray they are.")
                 findings, alarms = findings + known + found, alarms + alarm

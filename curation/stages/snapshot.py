@@ -10,11 +10,12 @@ from __future__ import annotations
 import importlib.metadata
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property, partial
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -57,11 +58,11 @@ from curation.snapshot.manifest import (
 )
 from curation.snapshot.verify import read_signer, verify_snapshot
 from curation.snapshot.write import CheckedSplits, check_splits, write_snapshot
-from curation.split import ORDER, SHINGLE, find_across, merge_groups, part_rows, sketch_prompts
+from curation.split import ORDER, SHINGLE, Parted, find_across, merge_groups, part_rows, sketch_prompts
 from curation.store import facts, records, reviews, runs
 from curation.store.database import hold_lock
 from curation.store.records import Row
-from curation.store.rows import Rows
+from curation.store.rows import Numbers, Rows
 from curation.views.affected import withdrawn_seqs
 from curation.views.annotations import count_review, published_names
 from curation.views.annotators import AnnotatorQuality, agreements_of, as_interval
@@ -85,6 +86,9 @@ from curation.workspace import Progress, StageResult, Workspace, labels_of, open
 
 PACKAGES = ("seedcorn", "argilla", "datasketch", "faiss-cpu", "pyarrow", "sentence-transformers")
 """Packages whose versions the manifest records."""
+
+_PART = 50_000
+"""Rows whose splits are written at a time."""
 
 COMPARED = {
     "protected": "changed protected sets",
@@ -151,7 +155,7 @@ def snapshot(folder: Path, kind: Kind, *, name: str | None = None, progress: Pro
         if workspace.project.review.min_alpha_of(kind) is not None:
             _check_agreement(workspace, kind, agreements_of(state, (kind,)))
         protected = load_protected(workspace)
-        with runs.record_run(workspace.db, "snapshot", settings_digest(kind, rows.hex_ids())) as run:
+        with runs.record_run(workspace.db, "snapshot", settings_digest(kind, sha256(rows.ids).hexdigest())) as run:
             run.rows_in = len(rows)
             report("last gate")
             columns = read_columns(kind, rows)
@@ -356,7 +360,7 @@ def _assign_splits(
     del prompts
     parted = part_rows(
         sketched,
-        everyone.hex_ids(),
+        everyone.hex_ids,
         groups=merge_groups(everyone.coded("seed_group").to_list(), group_values(workspace, everyone)),
         frozen=[frozen.get(seq, (None, ""))[0] for seq in everyone.seqs.tolist()] if frozen else None,
         shares={"train": settings.train, "validation": settings.validation, "test": settings.test},
@@ -385,8 +389,15 @@ def _assign_splits(
         left_out=len(kept) - len(leave), twins_left_out=len(across.left_out), rows=len(everyone),
         largest=parted.largest, is_large=parted.is_large, in_cut_clusters=int((parted.cut >= 0).sum()),
     )  # fmt: skip
-    splits, clusters = parted.assigned_of(new)
-    return parts, separation, zip(everyone.seqs[new].tolist(), map(str, splits), clusters, strict=True)
+    return parts, separation, _assigned(everyone, parted, new)
+
+
+def _assigned(rows: Rows, parted: Parted, places: Numbers) -> Iterator[tuple[int, str, str]]:
+    """Yield (seq, split, cluster) of some rows."""
+    for start in range(0, len(places), _PART):
+        some = places[start : start + _PART]
+        splits, clusters = parted.assigned_of(some)
+        yield from zip(rows.seqs[some].tolist(), map(str, splits), clusters, strict=True)
 
 
 def _vectors_for_splits(workspace: Workspace, prompts: pa.ChunkedArray) -> tuple[Any, str]:

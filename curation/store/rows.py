@@ -59,6 +59,26 @@ class Coded:
 _CODED = ("kind", "label", "cell", "how", "seed_group")
 
 
+class _Ids(Sequence[str]):
+    """Ids as texts."""
+
+    def __init__(self, ids: bytes | bytearray, at: Numbers) -> None:
+        self._ids, self._at = ids, at
+
+    def __len__(self) -> int:
+        return len(self._at)
+
+    @overload
+    def __getitem__(self, place: int) -> str: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[str]: ...
+    def __getitem__(self, place: int | slice) -> str | list[str]:
+        if isinstance(place, slice):
+            return [self._ids[32 * n : 32 * n + 32].hex() for n in self._at[place].tolist()]
+        n = self._at.item(place)
+        return self._ids[32 * n : 32 * n + 32].hex()
+
+
 @dataclass(frozen=True)
 class _Columns:
     """The columns of all rows that were read together."""
@@ -242,7 +262,7 @@ class Rows(Sequence[Row]):
 
     def _made(self, start: int, stop: int) -> Iterator[Row]:
         held, at = self._columns, self._at[start:stop]
-        ids = [held.ids[32 * n : 32 * n + 32].hex() for n in at.tolist()]
+        ids = self.hex_ids[start:stop]
         better = [None if n < 0 else n for n in self.better[start:stop].tolist()]
         parents = [None if n < 0 else n for n in held.parent[at].tolist()]
         kind, label, cell, how, group = ([one.values[n] for n in one.codes[at].tolist()] for one in map(held.coded.__getitem__, _CODED))
@@ -272,9 +292,10 @@ class Rows(Sequence[Row]):
             return bytes(self._columns.ids)
         return np.frombuffer(self._columns.ids, np.uint8).reshape(-1, 32)[self._places].tobytes()
 
-    def hex_ids(self) -> list[str]:
-        """Return the id of each row."""
-        return [self._columns.ids[32 * n : 32 * n + 32].hex() for n in self._at.tolist()]
+    @property
+    def hex_ids(self) -> Sequence[str]:
+        """The id of each row, made when it is looked at."""
+        return _Ids(self._columns.ids, self._at)
 
     @property
     def parents(self) -> Numbers:

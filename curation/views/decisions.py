@@ -357,7 +357,7 @@ def _override(stored: StoredOverride) -> Override:
     return Override(stored.action, stored.reason, stored.choice, stored.chosen)
 
 
-def rank_rows(state: ProjectState) -> dict[int, int]:
+def rank_rows(state: ProjectState) -> Shared[int]:
     """Return the rank of each row among duplicates, 0 first: approved, then shown to annotators, then best score, then oldest.
 
     A row whose edited version takes its place, and an edit that was taken back, have no rank: nothing may be dropped as their duplicate.
@@ -369,14 +369,16 @@ def rank_rows(state: ProjectState) -> dict[int, int]:
     # A row below the cut that people see for the calibration must not displace a duplicate that passes.
     shown = state.pushed - facts.seqs_with_reason(state.db, "review", [CALIBRATION.kind])
 
-    seqs = sorted(seq for seq in state.row_by_seq if seq not in given_up)
+    seqs = np.sort(np.concatenate([rows.seqs[~rows.isin(given_up)] for rows in state.rows.values()]))
+    every, ranks = range(len(seqs)), np.arange(len(seqs))
     if not (shown or any(totals.values()) or "approved" in verdicts.values()):
-        return {seq: n for n, seq in enumerate(seqs)}
+        return Shared(seqs, ranks, every)
 
     def place(seq: int) -> tuple[bool, bool, float, int]:
         return verdicts.get(seq) != "approved", seq not in shown, -totals.get(seq, 0.0), seq
 
-    return {seq: n for n, seq in enumerate(sorted(seqs, key=place))}
+    ranks[np.searchsorted(seqs, sorted(seqs.tolist(), key=place))] = every
+    return Shared(seqs, ranks, every)
 
 
 @dataclass(frozen=True)

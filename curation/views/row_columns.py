@@ -146,7 +146,7 @@ def texts_at(texts: pa.ChunkedArray, places: Numbers) -> pa.ChunkedArray:
 
 def _read_part(kind: Kind, rows: Rows) -> pa.Table:
     columns = {
-        "id": pa.array(rows.hex_ids(), pa.string()),
+        "id": pa.array(rows.hex_ids[:], pa.string()),
         "label": pa.array(rows.coded("label").to_list(), pa.string()),
         "better": pa.array(rows.better, pa.int8(), mask=rows.better < 0),
     }
