@@ -177,8 +177,21 @@ def _explained(path: Path) -> Iterator[None]:
         raise
 
 
+def _keep_log(db: Database) -> None:
+    """Switch to a write-ahead log. SQLite itself does not wait while another process switches the file that both just made."""
+    end = time.monotonic() + 60
+    while True:
+        try:
+            db.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > end:
+                raise
+        time.sleep(0.02)
+
+
 def _prepare(db: Database, path: Path) -> None:
-    db.execute("PRAGMA journal_mode = WAL")
+    _keep_log(db)
     db.execute("PRAGMA synchronous = FULL")  # a paid response that was committed survives a power cut
     db.execute("PRAGMA foreign_keys = ON")
     db.execute("PRAGMA secure_delete = ON")  # what `erase` takes is overwritten, not only unlinked

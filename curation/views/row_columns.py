@@ -153,7 +153,7 @@ def _read_part(kind: Kind, rows: Rows) -> pa.Table:
     field, of = ("completion", _TURN) if kind == "instruction" else ("completions", pa.list_(_TURN))
     schema, bodies = pa.schema([("prompt", pa.list_(_TURN)), (field, of)]), b"\n".join(rows.bodies())
     if len(rows):
-        parsing = pj.ParseOptions(explicit_schema=schema, newlines_in_values=True, unexpected_field_behavior="ignore")
+        parsing = pj.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore")
         reading = pj.ReadOptions(use_threads=False, block_size=len(bodies) + 1)
         parsed = pj.read_json(pa.BufferReader(bodies), read_options=reading, parse_options=parsing).combine_chunks()
     else:

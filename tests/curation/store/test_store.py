@@ -8,8 +8,10 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -656,3 +658,18 @@ def test_a_renamed_account_is_one_person(db: Database) -> None:
         reviews.follow_accounts(db, {"id-new": "ana"}, {})
     assert reviews.follow_accounts(db, {"id-ana": "ana"}, {}) == {"lee": "ana"}  # and back
     assert reviews.list_annotators(db) == ["ana", "ben"]
+
+
+def test_many_open_a_new_workbench_at_once(tmp_path: Path) -> None:
+    """SQLite waits for a lock, but not for one that another connection holds while it makes the file's log."""
+    start = threading.Barrier(8)
+
+    def count(folder: Path) -> int:
+        start.wait()
+        with open_store(folder) as db:
+            return int(db.execute("SELECT count(*) FROM records").fetchone()[0])
+
+    with ThreadPoolExecutor(8) as pool:
+        for n in range(25):
+            (tmp_path / str(n)).mkdir()
+            assert list(pool.map(count, [tmp_path / str(n)] * 8)) == [0] * 8
