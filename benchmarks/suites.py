@@ -7,6 +7,7 @@ import gzip
 import json
 import random
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,12 @@ def ten_suites() -> dict[str, list[str]]:
 
 
 def training_rows(n: int, *, seed: int = 0, planted: float = 0.005) -> list[str]:
-    """Return n rows: public instructions, beyond their number with their sentences drawn again; some contain a protected sentence."""
+    """Return what `draw_training_rows` yields."""
+    return list(draw_training_rows(n, seed=seed, planted=planted))
+
+
+def draw_training_rows(n: int, *, seed: int = 0, planted: float = 0.005) -> Iterator[str]:
+    """Yield n rows: public instructions, beyond their number with their sentences drawn again; some contain a protected sentence."""
     rng = random.Random(seed)
     real = [f"{r['instruction']}\n{r.get('context') or r.get('input') or ''}\n{r.get('response') or r.get('output') or ''}".strip()
             for r in json.loads((SHARED / "instruction/dolly_3k_chatgpt_kept.json").read_text())]  # fmt: skip
@@ -89,13 +95,11 @@ def training_rows(n: int, *, seed: int = 0, planted: float = 0.005) -> list[str]
     real += [f"{row['question']}\n{row['answer']}" for row in _lines("instruction/medquad_cancergov_cdc.jsonl")]
     sentences = [part for text in real for part in re.split(r"(?<=[.?!])\s+", text) if 20 < len(part) < 300]
     protected = [item for items in ten_suites().values() for item in items]
-    rows = []
     for number in range(n):
         text = real[number] if number < len(real) else " ".join(rng.choices(sentences, k=rng.randint(2, 7)))
         if rng.random() < planted:
             text = f"{text} {rng.choice(protected)}"
-        rows.append(text)
-    return rows
+        yield text
 
 
 def _lines(name: str) -> list[dict[str, Any]]:

@@ -1,9 +1,10 @@
 """The complete curation of imported rows without embedding: import, exact and near-duplicates, leaks of ten suites, split, snapshot.
 
     python -m benchmarks.whole --rows 10000 100000     seconds of each stage (of processors in brackets), peak memory, and the slope
+    python -m benchmarks.whole --rows 10000000 --unreviewed     the same where nobody reads the rows (review.mode: none)
 
 Each size runs in a process of its own, on a project made for it. Rows are public instructions and, beyond their number, their
-sentences drawn anew. Every row that the gates leave is approved beforehand, which is not timed: no judge and no people.
+sentences drawn anew. Every row that the gates leave is approved beforehand by two people, which is not timed; with --unreviewed by nobody.
 """
 
 from __future__ import annotations
@@ -23,21 +24,23 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from benchmarks.suites import ten_suites, training_rows
+from benchmarks.suites import draw_training_rows, ten_suites
 
 
 def main() -> None:
     """Run every size and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, nargs="+", default=[10_000, 100_000])
+    parser.add_argument("--unreviewed", action="store_true", help="no answers of people: review.mode is none")
     parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.one:
-        print(json.dumps(run_one(args.one)))
+        print(json.dumps(run_one(args.one, unreviewed=args.unreviewed)))
         return
     totals = []
     for rows in args.rows:
-        out = subprocess.run([sys.executable, "-m", "benchmarks.whole", "--one", str(rows)], capture_output=True, text=True, check=True)
+        command = [sys.executable, "-m", "benchmarks.whole", "--one", str(rows), *(["--unreviewed"] if args.unreviewed else [])]
+        out = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
         result = json.loads(out.stdout.splitlines()[-1])
         totals.append((rows, sum(result["cpu"].values())))
         stages = ", ".join(f"{stage} {seconds:.1f} ({result['cpu'][stage]:.1f})" for stage, seconds in result["seconds"].items())
@@ -48,16 +51,16 @@ def main() -> None:
         print(f"slope of processor seconds, {n:,} to {m:,}: {math.log(after / before) / math.log(m / n):.2f}")
 
 
-def run_one(n: int) -> dict[str, Any]:
-    """Create a project, run the stages, print seconds and memory."""
+def run_one(n: int, *, unreviewed: bool) -> dict[str, Any]:
+    """Create a project, run the stages, return seconds and memory."""
     from curation import api as pipeline
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "whole"
-        make_project(folder)
+        make_project(folder, unreviewed=unreviewed)
         source = Path(name) / "rows.jsonl"
         with source.open("w") as file:
-            for row in training_rows(n):
+            for row in draw_training_rows(n):
                 file.write(json.dumps({"instruction": row, "output": f"Noted: {row[:80]}"}) + "\n")
         seconds: dict[str, float] = {}
         cpu: dict[str, float] = {}
@@ -68,11 +71,13 @@ def run_one(n: int) -> dict[str, Any]:
             ("split and snapshot", lambda: pipeline.snapshot(folder, kind="instruction")),
         ]
         for stage, run in stages:
-            if stage == "split and snapshot":
+            if stage == "split and snapshot" and not unreviewed:
                 keep_all(folder)
             started, used = time.perf_counter(), _processor_seconds()
             run()
             seconds[stage], cpu[stage] = round(time.perf_counter() - started, 2), round(_processor_seconds() - used, 2)
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+            print(f"{n:,} rows: {stage} {seconds[stage]} s ({cpu[stage]}), peak so far {peak:,.0f} MB", file=sys.stderr, flush=True)
         return {"seconds": seconds, "cpu": cpu, "mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
 
 
@@ -81,7 +86,7 @@ def _processor_seconds() -> float:
     return time.process_time() + sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2])
 
 
-def make_project(folder: Path) -> None:
+def make_project(folder: Path, *, unreviewed: bool = False) -> None:
     """Create a project that embeds nothing and protects ten suites."""
     from curation.template import write_template
 
@@ -94,6 +99,7 @@ def make_project(folder: Path) -> None:
     path = folder / "project.yaml"
     text = re.sub(r"(?m)^(brief|intended_use): .*$", r"\1: answer questions", path.read_text())
     text = re.sub(r"(?m)^  semantic: .*$", "  semantic: null", text)
+    text = re.sub(r"(?m)^  mode: all\b", "  mode: none", text) if unreviewed else text
     path.write_text(re.sub(r"(?m)^  protected: .*$", "  protected:\n" + "\n".join(lines), text))
 
 

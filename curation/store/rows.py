@@ -12,12 +12,15 @@ from collections.abc import ItemsView, Iterable, Iterator, Mapping, Sequence, Va
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
+from mmap import mmap
+from pathlib import Path
 from typing import Any, Final, TypeVar, overload
 
 import numpy as np
 
 from curation.records import KINDS, Kind
 from curation.store.records import Row
+from curation.store.spill import Bytes
 
 Numbers = np.ndarray[Any, np.dtype[np.int64]]
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
@@ -86,12 +89,14 @@ class _Columns:
     seqs: Numbers
     ids: bytes | bytearray
     """32 bytes for each row."""
-    bodies: bytes | bytearray
+    bodies: bytes | bytearray | mmap
     ends: Numbers
     """Start of the first body, then the end of each."""
     better: np.ndarray[Any, np.dtype[np.int8]]
     parent: Numbers
     coded: Mapping[str, Coded]
+    folder: Path | None = None
+    """Of the workbench, for columns that are too large for memory."""
 
 
 class _Codes:
@@ -132,8 +137,8 @@ class _Integers:
 class _Builder:
     """Rows on the way to columns: the records, and apart from them the fields of their origins."""
 
-    def __init__(self) -> None:
-        self._ids, self._bodies = bytearray(), bytearray()
+    def __init__(self, folder: Path | None = None) -> None:
+        self._folder, self._ids, self._bodies = folder, bytearray(), Bytes(folder)
         self._seqs, self._sizes = _Integers(), _Integers()
         self._kind, self._label = _Codes(), _Codes()
 
@@ -141,7 +146,7 @@ class _Builder:
         """Add records as (seq, id, kind, label, body)."""
         seqs, ids, kinds, labels, bodies = zip(*records, strict=True)
         self._ids += b"".join(ids)
-        self._bodies += b"".join(bodies)
+        self._bodies.add(bodies)
         self._seqs.add(seqs)
         self._sizes.add(list(map(len, bodies)))
         self._kind.add(kinds)
@@ -154,7 +159,8 @@ class _Builder:
             at = origins.seqs.searchsorted(seqs)
         coded = {"kind": self._kind.column(), "label": self._label.column()}
         coded |= {name: Coded(column.values, column.codes[at]) for name, column in origins.coded.items()}
-        return _Columns(seqs, self._ids, self._bodies, ends, origins.better[at].astype(np.int8), origins.parent[at], coded)
+        better, parent = origins.better[at].astype(np.int8), origins.parent[at]
+        return _Columns(seqs, self._ids, self._bodies.all(), ends, better, parent, coded, self._folder)
 
 
 @dataclass(frozen=True)
@@ -221,15 +227,15 @@ class Rows(Sequence[Row]):
         if all(part._columns is first for part in filled):
             at, sides = ([getattr(part, name) for part in filled] for name in ("_at", "better"))
             return Rows(first, np.concatenate(at), np.concatenate(sides)) if filled else Rows(first)
-        ids, bodies = bytearray(), bytearray()
+        ids, bodies = bytearray(), Bytes(first.folder)
         for part in filled:
             ids += part.ids
             for start in range(0, len(part), _PART):
-                bodies += b"".join(part.bodies(start, start + _PART))
+                bodies.add(part.bodies(start, start + _PART))
         ends = np.cumsum(np.concatenate([[0], *(part.sizes() for part in filled)]))
         seqs, better, parents = (np.concatenate([getattr(part, name) for part in filled]) for name in ("seqs", "better", "parents"))
         coded = {name: Coded.joined([part.coded(name) for part in filled]) for name in _CODED}
-        return Rows(_Columns(seqs, ids, bodies, ends, better, parents, coded))
+        return Rows(_Columns(seqs, ids, bodies.all(), ends, better, parents, coded, first.folder))
 
     def __len__(self) -> int:
         return len(self._columns.seqs) if self._places is None else len(self._places)
@@ -293,6 +299,11 @@ class Rows(Sequence[Row]):
         return np.frombuffer(self._columns.ids, np.uint8).reshape(-1, 32)[self._places].tobytes()
 
     @property
+    def folder(self) -> Path | None:
+        """Of the workbench; None for rows that were not read from one."""
+        return self._columns.folder
+
+    @property
     def hex_ids(self) -> Sequence[str]:
         """The id of each row, made when it is looked at."""
         return _Ids(self._columns.ids, self._at)
@@ -352,7 +363,9 @@ def list_rows(db: sqlite3.Connection, kind: Kind, *, role: str = "row") -> Rows:
     origins = _Origins.of(_parts(cursor.execute(sql, (role,))))
     if not len(origins.seqs):
         return Rows.of([])
-    sql, made = "SELECT seq, id, kind, label, body FROM records WHERE kind = ? AND erased IS NULL ORDER BY seq", _Builder()
+    file = db.execute("PRAGMA database_list").fetchone()["file"]
+    made = _Builder(Path(file).parent if file else None)
+    sql = "SELECT seq, id, kind, label, body FROM records WHERE kind = ? AND erased IS NULL ORDER BY seq"
     for part in _parts(cursor.execute(sql, (kind,))):
         seqs = np.array([record[0] for record in part])
         at = np.minimum(origins.seqs.searchsorted(seqs), len(origins.seqs) - 1)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +18,7 @@ from curation.dedup.arrow_text import thread_count
 from curation.records import Kind
 from curation.snapshot.write import schema_of
 from curation.store.rows import Numbers, Rows
+from curation.store.spill import HELD, Tables
 from curation.workspace import compared_texts
 
 _PART, _BYTES = 50_000, 64_000_000
@@ -31,6 +34,8 @@ class RowColumns:
     table: pa.Table
     """id, label, better; prompt, first and second (lists of messages; second of pairs alone); asked (the prompt as text, unless every
     prompt is one turn, whose text it is)."""
+    folder: Path | None = None
+    """Of the workbench, for tables that are too large for memory."""
 
     @property
     def prompts(self) -> pa.ChunkedArray:
@@ -51,8 +56,10 @@ class RowColumns:
 
     def snapshot_rows(self, places: Numbers) -> pa.Table:
         """Return the rows at some places in the columns of a snapshot. Nothing is checked: writing does."""
-        parts = [taken(self.table, places[start : start + _PART]) for start in range(0, len(places), _PART)]
-        some, schema = pa.concat_tables(parts or [self.table.schema.empty_table()]), schema_of(self.kind)
+        parts, schema = Tables(self.folder if self.table.nbytes > HELD else None), schema_of(self.kind)
+        for start in range(0, max(len(places), 1), _PART):
+            parts.add(taken(self.table, places[start : start + _PART]))
+        some = parts.all()
         if self.kind == "instruction":
             return pa.table([some["prompt"], some["first"], some["id"], some["label"]], schema=schema)
         assert not some["better"].null_count
@@ -63,11 +70,14 @@ class RowColumns:
 
 def read_columns(kind: Kind, rows: Rows) -> RowColumns:
     """Parse the bodies of rows of one kind, on all cores."""
+    parts, is_plain, waiting = Tables(rows.folder if int(rows.sizes().sum()) > HELD else None), True, _in_parts(rows)
     with ThreadPoolExecutor(thread_count()) as pool:  # Arrow parses without Python's lock
-        parts = list(pool.map(partial(_read_part, kind), _in_parts(rows)))
-    if all(part["asked"].equals(_content_of(part["prompt"])) for part in parts):
-        parts = [part.drop_columns("asked") for part in parts]  # the bytes are not kept twice
-    return RowColumns(kind, pa.concat_tables(parts))
+        while some := list(itertools.islice(waiting, thread_count())):
+            for part in pool.map(partial(_read_part, kind), some):
+                is_plain = is_plain and part["asked"].equals(_content_of(part["prompt"]))
+                parts.add(part)
+    table = parts.all()
+    return RowColumns(kind, table.drop_columns("asked") if is_plain else table, rows.folder)  # the bytes are not kept twice
 
 
 def taken(table: pa.Table, places: Numbers) -> pa.Table:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from mmap import mmap
+from pathlib import Path
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -11,8 +14,10 @@ from hypothesis import strategies as st
 
 from curation.records import Kind, Message, Record, identify, make_instruction, make_pair, parse_record
 from curation.snapshot.write import check_rows, schema_of
-from curation.store.records import Row
-from curation.store.rows import Rows
+from curation.store import records
+from curation.store.database import open_store
+from curation.store.records import Origin, Row
+from curation.store.rows import Rows, list_rows
 from curation.views.row_columns import prompts_of, read_columns, read_compared, taken, texts_at
 
 TURNS = (
@@ -75,6 +80,9 @@ def test_any_text_is_read_as_it_is_in_parts_of_any_size(kind: Kind, monkeypatch:
     rows = Rows.of(row_of(seq, record, 0) for seq, record in enumerate(records, 1))
     columns = read_columns(kind, rows)
     assert columns.for_dedup("both").to_pylist() == ["\n\n".join(row.texts) for row in rows]
+    places = np.arange(len(rows))[::-3]
+    assert columns.snapshot_rows(places)["id"].to_pylist() == [rows[place].id for place in places.tolist()]
+    assert columns.snapshot_rows(places[:0]).num_rows == 0
     assert read_compared(rows, "prompt").to_pylist() == [row.prompt for row in rows]
     order = pc.sort_indices(columns.table["id"]).to_numpy()
     check_rows({"train": columns.snapshot_rows(order)}, kind)
@@ -111,3 +119,25 @@ def test_rows_are_taken_from_chunks_as_from_one(chunks: list[list[int]], data: s
     table = pa.table([pa.chunked_array([pa.array(map(str, chunk), pa.large_string()) for chunk in chunks])], ["text"])
     assert taken(table, np.array(places, np.int64))["text"].to_pylist() == [str(whole[place]) for place in places]
     assert texts_at(table["text"], np.array(places, np.int64)).to_pylist() == [str(whole[place]) for place in places]
+
+
+def test_rows_too_large_for_memory_are_in_files_without_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = [(make_instruction(f"prompt {n} é", f"{n}" * n, label=None), Origin("imported", "f", n)) for n in range(1, 40)]
+    with open_store(tmp_path) as db:
+        records.add_records(db, made, 1)
+        rows = list_rows(db, "instruction")
+        monkeypatch.setattr("curation.store.spill.HELD", 300)
+        monkeypatch.setattr("curation.views.row_columns.HELD", 300)
+        monkeypatch.setattr("curation.store.rows._PART", 7)
+        monkeypatch.setattr("curation.views.row_columns._PART", 5)
+        large = list_rows(db, "instruction")
+    before = set(tmp_path.iterdir())
+    columns = read_columns("instruction", large)
+    assert set(tmp_path.iterdir()) == before
+    assert isinstance(large._columns.bodies, mmap) and isinstance(rows._columns.bodies, bytearray)
+    assert large == rows and large[3:9].bodies() == rows.bodies(3, 9) and Rows.joined(large, rows[:2]) == [*rows, *rows[:2]]
+    assert columns.table.equals(read_columns("instruction", Rows.of(rows)).table)
+    assert columns.for_dedup("both").to_pylist() == ["\n\n".join(row.texts) for row in rows]
+    places = np.arange(len(rows))[::-3]
+    assert columns.snapshot_rows(places)["id"].to_pylist() == [rows[place].id for place in places.tolist()]
+    assert columns.snapshot_rows(places[:0]).num_rows == 0
