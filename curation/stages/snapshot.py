@@ -7,7 +7,6 @@ the facts about them changed.
 
 from __future__ import annotations
 
-import importlib.metadata
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -22,7 +21,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from argilla_setup.shown import mask_secrets, mask_values
+from argilla_setup.shown import mask_secrets
 from curation.config.project import is_open, settings_digest
 from curation.dedup.arrow_text import Texts
 from curation.dedup.near import EDITS, Sketched, find_drops, sketch
@@ -30,9 +29,6 @@ from curation.distribution import preference_bias
 from curation.distribution.preference_bias import PreferenceBias
 from curation.distribution.schema import Description
 from curation.errors import ModelUnavailable, ProjectError, SnapshotError, command
-from curation.findings import is_leak
-from curation.judge import rubric as scoring
-from curation.models.availability import terms_for
 from curation.quality.agreement import Agreement
 from curation.quality.certificate import CERTIFICATE
 from curation.records import Kind
@@ -42,16 +38,9 @@ from curation.report.croissant import render_croissant
 from curation.report.page import render_report
 from curation.snapshot.manifest import (
     REPORT,
-    LeakSettings,
     Manifest,
     ManifestFacts,
-    ProtectedSet,
-    ReviewFacts,
-    SampleFacts,
-    ScoreSettings,
     SnapshotDraft,
-    SnapshotSettings,
-    TeacherTerms,
     find_snapshots,
     folder_name,
     read_manifest,
@@ -64,16 +53,16 @@ from curation.store.database import hold_lock
 from curation.store.records import Row
 from curation.store.rows import Numbers, Rows
 from curation.views.affected import withdrawn_seqs
-from curation.views.annotations import count_review, published_names
-from curation.views.annotators import AnnotatorQuality, agreements_of, as_interval
-from curation.views.classes import balance_facts, group_values, rows_past_cap
+from curation.views.annotations import published_names
+from curation.views.annotators import agreements_of
+from curation.views.classes import group_values, rows_past_cap
 from curation.views.decisions import decide_all
 from curation.views.description import in_brief, leaving_to_describe, main_language
+from curation.views.manifest_facts import manifest_facts
 from curation.views.pairs import frozen_pairs
 from curation.views.prior_snapshots import keep_sketches
 from curation.views.processes import count_processes, in_background, in_processes
 from curation.views.protected import ProtectedItems, load_protected
-from curation.views.provenance import governing_license, models_of, sources_of, stages_of, teachers_of
 from curation.views.quality import Acceptance
 from curation.views.report import report_data
 from curation.views.review_sample import Sample
@@ -83,9 +72,6 @@ from curation.views.staleness import find_stale
 from curation.views.state import ProjectState
 from curation.views.vectors import vectors_of
 from curation.workspace import Progress, StageResult, Workspace, labels_of, open_workspace
-
-PACKAGES = ("seedcorn", "argilla", "datasketch", "faiss-cpu", "pyarrow", "sentence-transformers")
-"""Packages whose versions the manifest records."""
 
 _PART = 50_000
 """Rows whose splits are written at a time."""
@@ -171,7 +157,7 @@ def snapshot(folder: Path, kind: Kind, *, name: str | None = None, progress: Pro
             released = _Release(kind, name or f"{workspace.project.name}-{kind}", splits, separation, described)
             known = {Path(one["path"]).name for one in reviews.list_snapshots(workspace.db)}
             report("manifest")
-            about = _manifest_facts(state, released, protected, sample, accepted, stopped=len(stopped))
+            about = manifest_facts(state, kind, released.rows, protected, sample, accepted, stopped=len(stopped))
             state.forget_answers()
             if accepted is not None:
                 released = replace(released, certificate=_certify(released, accepted, about))
@@ -412,14 +398,6 @@ def _vectors_for_splits(workspace: Workspace, prompts: pa.ChunkedArray) -> tuple
         return None, f"{error.what} {error.fact}"
 
 
-def _count_leaks(state: ProjectState, kind: Kind) -> dict[str, int]:
-    """Return the number of rows that the screen dropped for each protected set."""
-    leaks = [f for f in state.findings("screen") if is_leak(f.kind) and f.drops]
-    wanted = set(np.intersect1d([f.seq for f in leaks], state.rows[kind].seqs).tolist())
-    found = {(f.seq, (f.item or "").split(":")[0]) for f in leaks if f.seq in wanted}
-    return dict(sorted(Counter(suite for _, suite in found).items()))
-
-
 def _check_filled(splits: Mapping[str, Sequence[Row]], separation: Separation) -> None:
     """Refuse empty splits before any split is stored: a stored split is final, and people must still be able to change the shares."""
     for split in ("train", "validation"):
@@ -429,94 +407,6 @@ def _check_filled(splits: Mapping[str, Sequence[Row]], separation: Separation) -
             if separation.is_large:
                 how += f"; {separation.largest} rows are connected by similar prompts: raise `splits: near` or `splits: semantic`"
             raise SnapshotError(f"split {split}", f"would be empty ({counts})", how)
-
-
-def _manifest_facts(
-    state: ProjectState,
-    released: _Release,
-    protected: Sequence[ProtectedItems],
-    sample: Sample | None,
-    accepted: Acceptance | None,
-    *,
-    stopped: int,
-) -> ManifestFacts:
-    """Return the facts about the rows, with secrets masked.
-
-    Args:
-        state: of the project.
-        released: the rows.
-        protected: the protected sets they were screened against.
-        sample: the review sample, in a project that samples.
-        accepted: what the certificate follows from, under `review.accept`.
-        stopped: number of rows that the last gate stopped.
-    """
-    workspace = state.workspace
-    project, review, names = workspace.project, count_review(state, (released.kind,)), published_names(workspace)
-    provenance, verdicts = sources_of(workspace, released.rows), facts.verdict_counts_of(workspace.db, released.kind)
-    score = None if project.score.is_off else ScoreSettings(
-        threshold=project.score.threshold, top_percent=project.score.top_percent, top_by=project.score.top_by,
-        rubric=scoring.rubric_digest(project),
-        judges={judge.name: scoring.rubric_digest(project, judge.spec) for judge in state.judges if judge.totals},
-    )  # fmt: skip
-    stated = ManifestFacts(
-        protected=tuple(
-            ProtectedSet(name=p.name, file=p.file.name, sha256=p.sha256, items=len(p.texts), text=p.suite.text, label=p.suite.label)
-            for p in protected
-        ),
-        review=ReviewFacts(
-            mode=project.review.mode, sample=SampleFacts.model_validate(sample.as_values()) if sample else None,
-            accept=accepted.stated if accepted else None, simulated=review.simulated, names=project.review.names,
-            reviewers=tuple(sorted(names[user] for user in review.reviewers)), overlap=project.review.overlap_of(released.kind),
-            agreement=review.agreement, answers=review.annotations, disputed=review.disputed, policy=project.review.policy,
-            adjudicated=review.adjudicated, adjudicators=tuple(sorted(names[user] for user in review.adjudicators)),
-            **_quality_facts(review.quality, names),
-        ),
-        models=models_of(state, released.kind, released.rows).model_copy(update={"terms": _teacher_terms(state, released.rows)}),
-        intended_use=project.intended_use.strip(),
-        provenance=provenance,
-        licence=governing_license(provenance),
-        lineage=stages_of(workspace),
-        settings=SnapshotSettings(
-            score=score,
-            dedup=project.dedup.model_dump(),
-            leaks=LeakSettings(false_positive_rate=project.screen.false_positive_rate),
-            splits=project.splits.model_dump(),
-            project=settings_digest(mask_values(project.model_dump(mode="json"))),
-            balance=balance_facts(state, released.rows),
-        ),
-        counts={**verdicts, "stopped_at_last_gate": stopped, "leaks": _count_leaks(state, released.kind)},
-        versions={package: importlib.metadata.version(package) for package in PACKAGES},
-    ).model_dump(mode="json", by_alias=True)  # fmt: skip
-    # An address such as dedup.index may contain a password, which must not be signed and shared.
-    return ManifestFacts.model_validate(mask_values(stated))
-
-
-def _teacher_terms(state: ProjectState, rows: Rows) -> tuple[TeacherTerms, ...]:
-    """Return the terms of the models that wrote rows, for the project's kind of model; training checks them again."""
-    specs, kind = [spec for _, spec in state.project.models.named()], state.project.intended_kind
-    found = [(writer.model, terms) for writer in teachers_of(state, rows) if (terms := terms_for(writer.provider, writer.model, specs))]
-    return tuple(
-        TeacherTerms(
-            model=model,
-            **{key: getattr(terms, key) for key in ("name", "clause", "says", "source", "date")},
-            kind=kind,
-            forbidden=kind in terms.forbids,
-            question=terms.question if kind in terms.asks else "",
-        )
-        for model, terms in found
-    )
-
-
-def _quality_facts(quality: AnnotatorQuality, names: Mapping[str, str]) -> dict[str, Any]:
-    """Return the fields of `ReviewFacts` on the quality of the answers, with published names, those of the snapshot's kind alone."""
-    values, deciding = quality.as_values(names), quality.agreements[:1]
-    asked = quality.control.bad + quality.control.good
-    return {
-        "agreement_interval": as_interval(deciding[0].alpha) if deciding else None,
-        "error_rate": values["error_rate"],
-        "control": values["control"] if asked else None,
-        "annotators": sorted(values["annotators"], key=lambda one: str(one["name"])) if quality.people else (),
-    }
 
 
 def _check_agreement(workspace: Workspace, kind: Kind, agreements: Sequence[Agreement]) -> None:
