@@ -119,11 +119,11 @@ def import_rows(
         if strict:
             _check_whole(found, options)
         # Each of several files is opened before a row of any is written.
-        places = [_count_places(file, open_rows(file, options)) for file in found] if len(found) > 1 else []
+        places = [_count_places(file, open_rows(file, options), progress) for file in found] if len(found) > 1 else []
         counts = _Counts()
         for number, file in enumerate(found):
             rows = open_rows(file, options)
-            places = places or [_count_places(file, rows)]
+            places = places or [_count_places(file, rows, progress)]
             total = sum(places) if all(places) else 0
             notify = partial(_notify, progress, counts, sum(places[:number]), total) if progress else None
             about = _source_of(file, rows, stated, license)
@@ -141,8 +141,9 @@ def import_rows(
         return _summary(counts)
 
 
-def _count_places(file: Path | str, rows: OpenRows) -> int:
-    return count_places(file, rows.detected) if isinstance(file, Path) else 0
+def _count_places(file: Path | str, rows: OpenRows, progress: Progress | None) -> int:
+    """Return the lines or rows of a file; 0 where nobody sees the progress, or nobody knows."""
+    return count_places(file, rows.detected) if progress and isinstance(file, Path) else 0
 
 
 def _notify(progress: Progress, counts: _Counts, before: int, total: int, place: int) -> None:
