@@ -14,7 +14,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property, partial
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ import numpy as np
 import pyarrow as pa
 
 from argilla_setup.shown import mask_secrets
-from curation.config.project import is_open, settings_digest
+from curation.config.project import ids_digest, is_open, settings_digest
 from curation.dedup.arrow_text import Texts
 from curation.dedup.near import EDITS, Sketched, find_drops, sketch
 from curation.distribution import preference_bias
@@ -141,7 +140,7 @@ def snapshot(folder: Path, kind: Kind, *, name: str | None = None, progress: Pro
         if workspace.project.review.min_alpha_of(kind) is not None:
             _check_agreement(workspace, kind, agreements_of(state, (kind,)))
         protected = load_protected(workspace)
-        with runs.record_run(workspace.db, "snapshot", settings_digest(kind, sha256(rows.ids).hexdigest())) as run:
+        with runs.record_run(workspace.db, "snapshot", ids_digest(kind, rows.hex_ids)) as run:
             run.rows_in = len(rows)
             report("last gate")
             columns = read_columns(kind, rows)

@@ -12,7 +12,7 @@ from typing import Any
 
 from argilla_setup.forms import SETTLE
 from curation import generate as generation
-from curation.config.project import is_open, planned_rows, settings_digest
+from curation.config.project import ids_digest, is_open, planned_rows, settings_digest
 from curation.errors import command
 from curation.findings import RUN_GATES, words_of
 from curation.records import KINDS, Kind
@@ -234,7 +234,7 @@ def lags_behind(workspace: Workspace) -> bool:
 def _approved_digest(workspace: Workspace, kind: Kind) -> str | None:
     """Return the digest that a snapshot run of the approved rows of a kind has; None where none is approved."""
     ids = facts.approved_ids(workspace.db, kind)
-    return settings_digest(kind, ids) if ids else None
+    return ids_digest(kind, ids) if ids else None
 
 
 def _digest_of(workspace: Workspace, stage: str) -> str:
