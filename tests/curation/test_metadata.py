@@ -101,7 +101,7 @@ def test_the_ending_decides_the_format_and_rows_come_back(signed: Path, tmp_path
     with stages.open_workspace(signed.parent.parent) as workspace:
         from curation.store import records as stored
 
-        known = {row.id: row.seq for row in stored.list_rows(workspace.db, "instruction")}
+        known = {row.id: row.seq for row in list_rows(workspace.db, "instruction")}
         metadata = stored.meta_by_seq(workspace.db)
     assert {line["id"]: (line["ticket"], line["channel"]) for line in lines} == {
         line["id"]: (metadata[known[line["id"]]]["ticket"], metadata[known[line["id"]]].get("channel")) for line in lines
@@ -181,13 +181,12 @@ def shown_metadata(bed: Bed, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, 
     from argilla_setup import forms
     from curation.review import ArgillaReview
     from curation.stages import push
-    from curation.store import records as stored
     from curation.views.state import ProjectState
 
     monkeypatch.setattr(push, "vectors_of", lambda workspace, texts: np.zeros((len(texts), 2)))
     review = ArgillaReview(client=None, workspace="w", url="http://127.0.0.1:1", key="k")
     with stages.open_workspace(bed.folder) as workspace:
-        rows = stored.list_rows(workspace.db, "instruction")
+        rows = list_rows(workspace.db, "instruction")
         shown = push._show_rows(ProjectState(workspace), review, "instruction", rows, {})
         return [{k: v for k, v in shown.by_seq[row.seq].metadata.items() if k != forms.PRIORITY} for row in rows]
 
