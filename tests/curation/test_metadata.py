@@ -17,6 +17,7 @@ from curation.errors import ProjectError
 from curation.formats.export import check_target
 from curation.formats.read import read_rows
 from curation.split import merge_groups
+from curation.store.rows import list_rows
 from tests.support.projects import Bed, blank
 from tests.support.review_settings import set_review
 
