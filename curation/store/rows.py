@@ -120,7 +120,7 @@ class _Codes:
 
 
 class _Integers:
-    """A column of numbers on the way to an array, in which -1 stands for no value."""
+    """A column of numbers on the way to an array, with -1 where there is no value."""
 
     def __init__(self) -> None:
         self._parts = [np.empty(0, np.int64)]
@@ -213,7 +213,7 @@ class Rows(Sequence[Row]):
         if not given:
             return Rows(made.columns(_Origins.of([])))
         made.add([(row.seq, bytes.fromhex(row.id), row.kind, row.label, row.body) for row in given])
-        # A row may be there twice, with another better response, so the places stand for the seqs.
+        # A row may be there twice, with another better response, so origins are numbered by place.
         places = _Origins.of([[(n, row.cell, row.better, row.how, row.seed_group, row.parent) for n, row in enumerate(given)]])
         return Rows(made.columns(places, np.arange(len(given))))
 
