@@ -432,7 +432,9 @@ def test_a_line_that_is_too_long_ends_in_its_part_and_the_next_has_its_number(tm
 
 
 @pytest.mark.parametrize(
-    ("name", "body"), [("a.jsonl.gz", gzip.compress(b'{"a": 1}')), ("a.jsonl", '{"a": 1}'.encode("utf-16")), ("a.csv", b"a,b\n1,2\n")]
+    ("name", "body"),
+    [("a.jsonl.gz", gzip.compress(b'{"a": 1}', mtime=0)), ("a.jsonl", '{"a": 1}'.encode("utf-16")), ("a.csv", b"a,b\n1,2\n")],
+    ids=["compressed", "utf-16", "csv"],
 )
 def test_lines_that_cannot_be_found_by_their_bytes_are_read_in_order(name: str, body: bytes, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(body)
