@@ -1,7 +1,7 @@
 """The complete curation of imported rows without embedding: import, exact and near-duplicates, leaks of ten suites, split, snapshot.
 
     python -m benchmarks.whole --rows 10000 100000     seconds of each stage (of processors in brackets), peak memory, and the slope
-    python -m benchmarks.whole --rows 10000000 --unreviewed     the same where nobody reads the rows (review.mode: none)
+    python -m benchmarks.whole --rows 10000000 --unreviewed     the same where nobody reads the rows (review.mode: none, no judge)
 
 Each size runs in a process of its own, on a project made for it. Rows are public instructions and, beyond their number, their
 sentences drawn anew. Every row that the gates leave is approved beforehand by two people, which is not timed; with --unreviewed by nobody.
@@ -31,7 +31,7 @@ def main() -> None:
     """Run every size and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, nargs="+", default=[10_000, 100_000])
-    parser.add_argument("--unreviewed", action="store_true", help="no answers of people: review.mode is none")
+    parser.add_argument("--unreviewed", action="store_true", help="neither people nor a judge: review.mode is none")
     parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.one:
@@ -99,7 +99,8 @@ def make_project(folder: Path, *, unreviewed: bool = False) -> None:
     path = folder / "project.yaml"
     text = re.sub(r"(?m)^(brief|intended_use): .*$", r"\1: answer questions", path.read_text())
     text = re.sub(r"(?m)^  semantic: .*$", "  semantic: null", text)
-    text = re.sub(r"(?m)^  mode: all\b", "  mode: none", text) if unreviewed else text
+    if unreviewed:  # by neither people nor a judge
+        text = re.sub(r"(?m)^score:.*\n(?:  .*\n)*", "score: null\n", re.sub(r"(?m)^  mode: all\b", "  mode: none", text))
     path.write_text(re.sub(r"(?m)^  protected: .*$", "  protected:\n" + "\n".join(lines), text))
 
 
