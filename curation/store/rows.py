@@ -193,7 +193,7 @@ class Rows(Sequence[Row]):
     """Rows in a fixed order, as columns. A selection of them shares the columns."""
 
     def __init__(self, columns: _Columns, places: Numbers | None = None, better: np.ndarray[Any, np.dtype[np.int8]] | None = None) -> None:
-        """Hold rows; see `Rows.of` and `read_rows`.
+        """Hold rows; see `Rows.of` and `list_rows`.
 
         Args:
             columns: of rows.

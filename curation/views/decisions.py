@@ -9,7 +9,7 @@ its annotator still supports it is computed from the latest responses at every d
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -306,8 +306,7 @@ def _alike(
         groups: group of each row for the score's cut.
     """
     rows = state.rows[kind]
-    decided = [(one.action, one.reason, one.choice, one.chosen) for one in state.overrides.few]
-    same_override = np.array([decided.index(one) for one in decided] + [-1], np.int64)
+    same_override = _codes_of((one.action, one.reason, one.choice, one.chosen) for one in state.overrides.few)
     facets: list[Numbers] = [
         groups.codes,
         rows.better.astype(np.int64),
@@ -318,12 +317,17 @@ def _alike(
     ]
     if totals:
         points = Shared.of(totals)
-        of_code = {total: n for n, total in enumerate(dict.fromkeys(points.few))}
-        facets.append(np.array([of_code[total] for total in points.few] + [-1], np.int64)[points.codes_of(rows.seqs)])
+        facets.append(_codes_of(points.few)[points.codes_of(rows.seqs)])
     if apart := known.special | families.keys():
         is_apart = rows.isin(apart)
         facets.append(np.where(is_apart, np.cumsum(is_apart), 0))
     return alike(facets, len(rows))
+
+
+def _codes_of(values: Iterable[Hashable]) -> Numbers:
+    """Return a number for each value, equal where values are, and -1 in the end, for rows without a value (whose code is -1)."""
+    numbers = dict[Hashable, int]()
+    return np.array([*(numbers.setdefault(value, len(numbers)) for value in values), -1], np.int64)
 
 
 def _facts_of(state: ProjectState, known: _Known, row: Row, total: float | None, families: Mapping[int, Family]) -> Facts:

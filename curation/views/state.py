@@ -494,8 +494,8 @@ def groups_of(state: ProjectState, kind: Kind) -> Shared[str]:
         column = plan.grounding.topic if plan.grounding and name == "topic" and name not in plan.attributes else None
         values = {c.id: str((c.row or {}).get(column, "")) if column else c.attributes.get(name, "") for c in state.cells}
     of_cell = [values.get(cell or "", "") for cell in cells.values]
-    few = list(dict.fromkeys(of_cell))
-    return Shared(rows.seqs, np.array([few.index(group) for group in of_cell], np.int64)[cells.codes], few)
+    place = {group: n for n, group in enumerate(dict.fromkeys(of_cell))}
+    return Shared(rows.seqs, np.array([place[group] for group in of_cell], np.int64)[cells.codes], list(place))
 
 
 def rules_by_group(state: ProjectState, groups: Shared[str], totals: Mapping[int, float]) -> dict[str, Rule]:
