@@ -19,7 +19,7 @@ from curation.leakage.judge import STAGE, Doubt, Verdict, leak_digest, requests_
 from curation.records import KINDS
 from curation.requests import Answer, Failure
 from curation.stages.model_calls import ask
-from curation.store import facts, records, runs
+from curation.store import facts, runs
 from curation.store.calls import CallLedger
 from curation.store.database import hold_lock
 from curation.store.facts import Finding
@@ -48,7 +48,8 @@ def screen(folder: Path, *, progress: Progress | None = None) -> StageResult:
             return _summarize(workspace, ["Nothing has changed since the last run; its findings are current."])
         # Before the run, so that the masked rows are among the rows that it has read.
         state = ProjectState(workspace)
-        personal = search_and_mask(state, notify=progress and partial(_report_pii, progress, workspace))
+        total = sum(map(len, state.rows.values()))
+        personal = search_and_mask(state, notify=progress and partial(_report_pii, progress, total))
         with runs.record_run(workspace.db, "screen", digest) as run:
             if any(found.kind == FindingKind.PII_MASKED for found in personal.findings):
                 state = ProjectState(workspace)
@@ -166,8 +167,8 @@ def _note_doubts(n: int) -> str:
     return f"{rows} just below the cut; `screen: {{judge: true}}` asks the leak judge about {them}."
 
 
-def _report_pii(progress: Progress, workspace: Workspace, done: int) -> None:
-    progress("screen: PII", done, max(done, len(records.row_seqs(workspace.db))), "rows searched for PII and secrets")
+def _report_pii(progress: Progress, total: int, done: int) -> None:
+    progress("screen: PII", done, total, "rows searched for PII and secrets")
 
 
 def _report_progress(progress: Progress, total: int, done: int) -> None:
