@@ -30,8 +30,8 @@ from curation.records import PlainRecord, Record, candidates_of
 from curation.requests import Failure
 from curation.store import records, runs
 from curation.store.database import write_in_bulk
+from curation.store.processes import count_processes, in_processes
 from curation.store.records import UNKNOWN, NewRows, Origin, Source, WrittenBy
-from curation.views.processes import count_processes, in_processes
 from curation.workspace import Progress, StageResult, Workspace, open_workspace
 
 _Row = TypeVar("_Row")

@@ -49,6 +49,7 @@ from curation.snapshot.write import CheckedSplits, check_splits, write_snapshot
 from curation.split import ORDER, SHINGLE, Parted, find_across, merge_groups, part_rows, sketch_prompts
 from curation.store import facts, records, reviews, runs
 from curation.store.database import hold_lock
+from curation.store.processes import count_processes, in_background, in_processes
 from curation.store.records import Row
 from curation.store.rows import Numbers, Rows
 from curation.views.affected import withdrawn_seqs
@@ -60,7 +61,6 @@ from curation.views.description import in_brief, leaving_to_describe, main_langu
 from curation.views.manifest_facts import manifest_facts
 from curation.views.pairs import frozen_pairs
 from curation.views.prior_snapshots import keep_sketches
-from curation.views.processes import count_processes, in_background, in_processes
 from curation.views.protected import ProtectedItems, load_protected
 from curation.views.quality import Acceptance
 from curation.views.report import report_data

@@ -30,9 +30,9 @@ from curation.quality.privacy import mask_record
 from curation.records import InstructionRecord, Record, all_texts, record_id
 from curation.store import facts, records, runs
 from curation.store.facts import Finding
+from curation.store.processes import count_processes, in_processes
 from curation.store.records import Origin, Row
 from curation.store.rows import Numbers, Rows
-from curation.views.processes import count_processes, in_processes
 from curation.views.screen_cache import hash_rows
 from curation.views.state import ProjectState
 from curation.workspace import Workspace

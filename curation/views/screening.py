@@ -30,12 +30,12 @@ from curation.leakage.paraphrase import MARGINS, ParaphraseMatch
 from curation.leakage.reference import ItemMatch
 from curation.records import read_texts
 from curation.store.facts import Finding
+from curation.store.processes import count_processes, in_processes
 from curation.store.records import Row
 from curation.store.rows import Numbers, Rows
 from curation.validate.label_errors import Suspect, find_label_errors, reason_to_skip
 from curation.validate.rules import check_rows
 from curation.views.privacy import pii_findings
-from curation.views.processes import count_processes, in_processes
 from curation.views.protected import ProtectedItems
 from curation.views.runs import ScreenDetail
 from curation.views.screen_cache import add_seen, find_seen, keys_of, screen_model, screening_digest

@@ -35,7 +35,7 @@ from curation.snapshot import (
 )
 from curation.snapshot.read import find_problems
 from curation.snapshot.write import check_splits
-from curation.views.processes import in_processes
+from curation.store.processes import in_processes
 from tests.conftest import ROOT
 from tests.support.snapshot_rows import draft, flip, instruction, pair, public_verify, splits_of, unlock, write
 

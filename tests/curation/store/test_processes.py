@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 
 from curation.errors import ProjectError
+from curation.store import processes
 from curation.store.database import HEARTBEAT
-from curation.views import processes
-from curation.views.processes import count_processes, in_background, in_processes
+from curation.store.processes import count_processes, in_background, in_processes
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are forked on Linux only")
@@ -90,7 +90,7 @@ def test_an_exception_of_the_work_is_raised_and_the_rest_is_not_done(tmp_path: P
 def test_forked_processes_end_when_their_parent_is_killed(tmp_path: Path) -> None:
     script = f"""
 import os, time
-from curation.views.processes import in_processes
+from curation.store.processes import in_processes
 def work(n):
     open({str(tmp_path)!r} + f"/{{os.getpid()}}", "w").close()
     time.sleep(600)
