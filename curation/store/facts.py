@@ -516,14 +516,20 @@ def seqs_with_verdict(db: sqlite3.Connection, verdict: str) -> set[int]:
 
 def relabelled_seqs(db: sqlite3.Connection) -> set[int]:
     """Return the rows that a data lead put in the place of a row with another label."""
-    return {o.chosen for o in overrides_by_seq(db).values() if o.action == "relabel" and o.chosen is not None}
+    return _chosen_by(overrides_by_seq(db))
 
 
 def replaced_seqs(db: sqlite3.Connection) -> set[int]:
     """Return the rows that an edited version has replaced or a data lead has dropped: what they say counts for nothing."""
-    gone = {seq for seq, override in overrides_by_seq(db).items() if override.action in TAKEN_AWAY}
-    gone |= {seq for seq, _, _ in sources_by_seq(db, RELABELLED)} - relabelled_seqs(db)
+    overrides = overrides_by_seq(db)
+    gone = set(overrides.where(lambda one: one.action in TAKEN_AWAY))
+    gone |= {seq for seq, _, _ in sources_by_seq(db, RELABELLED)} - _chosen_by(overrides)
     return gone | {row["seq"] for row in db.execute("SELECT seq FROM verdicts WHERE verdict = 'edited'")}
+
+
+def _chosen_by(overrides: Overrides) -> set[int]:
+    """Return the rows that took the place of a row with another label."""
+    return {one.chosen for one in overrides.where(lambda one: one.action == "relabel").values() if one.chosen is not None}
 
 
 def seqs_to_settle(db: sqlite3.Connection) -> set[int]:

@@ -5,6 +5,7 @@ A `Row` is made when it is looked at. What reads a field of every row takes its 
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import sqlite3
 from abc import abstractmethod
@@ -19,6 +20,7 @@ from typing import Any, Final, TypeVar, overload
 import numpy as np
 
 from curation.records import KINDS, Kind
+from curation.store.processes import count_processes, in_processes
 from curation.store.records import Row
 from curation.store.spill import Bytes
 
@@ -27,6 +29,8 @@ Mask = np.ndarray[Any, np.dtype[np.bool_]]
 
 _PART = 8192
 """Rows that are read, or made, at a time."""
+_HASHED = 50_000
+"""Rows that one process hashes at a time."""
 _NONE: Final = -1
 """In a column of numbers: no value."""
 
@@ -97,6 +101,18 @@ class _Columns:
     coded: Mapping[str, Coded]
     folder: Path | None = None
     """Of the workbench, for columns that are too large for memory."""
+
+    @cached_property
+    def hashes(self) -> np.ndarray[Any, np.dtype[np.bytes_]]:
+        """128 bits of BLAKE2b of each body."""
+        n = len(self.seqs)
+        starts = range(0, n, _HASHED)
+        made = in_processes(self._hashes_from, starts, processes=count_processes(n), what="curate")
+        return np.frombuffer(b"".join(made), "S16")
+
+    def _hashes_from(self, start: int) -> bytes:
+        bodies, ends = memoryview(self.bodies), self.ends[start : start + _HASHED + 1].tolist()
+        return b"".join([hashlib.blake2b(bodies[a:b], digest_size=16).digest() for a, b in itertools.pairwise(ends)])
 
 
 class _Codes:
@@ -290,6 +306,11 @@ class Rows(Sequence[Row]):
         if self._better is not None:
             return self._better
         return self._columns.better if self._places is None else self._columns.better[self._places]
+
+    @property
+    def hashes(self) -> np.ndarray[Any, np.dtype[np.bytes_]]:
+        """128 bits of BLAKE2b of each row's body; made once for all rows that were read together."""
+        return self._columns.hashes if self._places is None else self._columns.hashes[self._places]
 
     @property
     def ids(self) -> bytes:

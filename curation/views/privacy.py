@@ -33,7 +33,6 @@ from curation.store.facts import Finding
 from curation.store.processes import count_processes, in_processes
 from curation.store.records import Origin, Row
 from curation.store.rows import Numbers, Rows
-from curation.views.screen_cache import hash_rows
 from curation.views.state import ProjectState
 from curation.workspace import Workspace
 
@@ -73,7 +72,7 @@ def pii_findings(
     if settings.action == "off":
         return found
     digest = search_digest(search)
-    keys, is_known = known_clear(workspace, rows, digest)
+    is_known = known_clear(workspace, rows, digest)
     has_pii = np.zeros(len(rows), np.bool_)
     unknown = np.flatnonzero(~is_known)
     batches = [unknown[start : start + _EVERY] for start in range(0, len(unknown), _EVERY)]
@@ -88,7 +87,7 @@ def pii_findings(
         if notify:
             notify(batch.item(-1) + 1)
     if keep and not is_known.all():
-        facts.replace_searched(workspace.db, digest, keys[~has_pii].tobytes())
+        facts.replace_searched(workspace.db, digest, rows.hashes[~has_pii].tobytes())
     return found
 
 
@@ -102,14 +101,14 @@ def _search(rows: Rows, places: Numbers, *, search: PiiSearch) -> dict[int, str]
     return {place: _evidence(spans) for place, spans in found.items()}
 
 
-def known_clear(
-    workspace: Workspace, rows: Sequence[Row], digest: bytes
-) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, np.dtype[np.bool_]]]:
-    """Return 128 bits for each row's content under a digest, and a mask of the rows in which the last search found nothing."""
+def known_clear(workspace: Workspace, rows: Rows, digest: bytes) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """Return a mask of the rows in which the last search under a digest found nothing."""
     # The content is hashed and not the id taken, so that a row that was altered in the workbench is searched.
-    own = hash_rows(digest, rows)
-    known = pc.is_in(_as_keys(own), value_set=_as_keys(facts.load_searched(workspace.db, digest)))
-    return np.frombuffer(own, "S16"), known.to_numpy(zero_copy_only=False)
+    known = facts.load_searched(workspace.db, digest)
+    if not known:
+        return np.zeros(len(rows), np.bool_)
+    found = pc.is_in(_as_keys(rows.hashes.tobytes()), value_set=_as_keys(known))
+    return np.asarray(found.to_numpy(zero_copy_only=False))
 
 
 def _as_keys(joined: bytes | bytearray) -> pa.Array:

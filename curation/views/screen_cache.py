@@ -1,6 +1,6 @@
 """Cache of the texts that the leak screen cleared, so that a snapshot screens only texts that changed since.
 
-A text counts as seen under a digest of itself and of all that decides: the protected texts, the texts that may be trained on,
+A text counts as seen by a hash of itself under a digest of all that decides: the protected texts, the texts that may be trained on,
 the settings, the embedding model and the code. Whatever changes any of these, a row that was altered in the workbench as well as
 a new release of this package, is screened again.
 """
@@ -24,9 +24,6 @@ from curation.views.protected import ProtectedItems
 from curation.workspace import Workspace
 
 Keys = np.ndarray[Any, np.dtype[np.uint64]]
-
-_PART = 8192
-"""Rows that are hashed at a time."""
 
 _DOUBT = np.uint64(1)
 """Lowest bit of a key's second half: the text is no leak, but lies just below the cut."""
@@ -53,32 +50,18 @@ def screen_model(workspace: Workspace) -> str | None:
     return project.screen.model or (project.dedup.model if project.dedup.semantic is not None else None)
 
 
-def keys_of(digest: bytes, rows: Sequence[Row], labels: Sequence[str | None] | None) -> Keys:
-    """Return `hash_rows` as numbers; the lowest bit is left free."""
-    keys = np.frombuffer(hash_rows(digest, rows, labels), np.uint64).reshape(-1, 2)
-    keys[:, 1] &= ~_DOUBT
-    return keys
-
-
-def hash_rows(digest: bytes, rows: Sequence[Row], labels: Sequence[str | None] | None = None) -> bytearray:
-    """Return 128 bits for each row's content and label under a digest.
+def keys_of(rows: Sequence[Row], labels: Sequence[str | None]) -> Keys:
+    """Return 128 bits for each row's content and label, as numbers of which the lowest bit is left free.
 
     The content is hashed as it is stored, which is faster than its texts and leaves nothing of them out.
-
-    Args:
-        digest: of everything else that decides.
-        rows: to key.
-        labels: of the rows, or None where labels are not compared.
     """
-    out, columns = bytearray(), Rows.of(rows)
-    for start in range(0, len(columns), _PART):
-        bodies = columns.bodies(start, start + _PART)
-        if labels:
-            # JSON holds no zero byte, so content and label cannot be taken for each other.
-            own = labels[start : start + _PART]
-            bodies = [body if label is None else body + b"\0" + label.encode() for body, label in zip(bodies, own, strict=True)]
-        out += b"".join([hashlib.blake2b(body, digest_size=16, key=digest).digest() for body in bodies])
-    return out
+    keys = Rows.of(rows).hashes.copy()
+    for place, label in enumerate(labels):
+        if label is not None:
+            keys[place] = hashlib.blake2b(keys[place].ljust(16, b"\0") + label.encode(), digest_size=16).digest()
+    numbers = keys.view(np.uint64).reshape(-1, 2)
+    numbers[:, 1] &= ~_DOUBT
+    return numbers
 
 
 def find_seen(workspace: Workspace, digest: bytes, keys: Keys, *, with_doubts: bool) -> np.ndarray[Any, np.dtype[np.bool_]]:

@@ -102,7 +102,7 @@ def leak_findings(
     has_labels = any(labels) and any(items.suite.label for items in protected)
     allowed = allowed_texts(workspace)
     digest = screening_digest(workspace, protected, allowed, has_labels=has_labels)
-    keys = keys_of(digest, rows, labels)
+    keys = keys_of(rows, labels)
     unseen = np.flatnonzero(~find_seen(workspace, digest, keys, with_doubts=run is None))
     found, doubts, points = list[Finding](), dict[int, Doubt](), tuple[OperatingPoint, ...]()
     if len(unseen):
