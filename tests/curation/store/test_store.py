@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -27,7 +28,7 @@ from curation.store.facts import Finding
 from curation.store.records import Origin, Source
 from curation.store.reviews import StoredAnswer
 from curation.store.rows import list_rows
-from curation.store.schema import VERSION
+from curation.store.schema import CALLS_SCHEMA, SCHEMA, VERSION
 from tests.conftest import ROOT
 
 DATA = ROOT / "tests" / "data"
@@ -199,7 +200,36 @@ def test_few_vectors_are_looked_up_and_many_are_scanned_with_the_same_result(db:
     assert any(" IN (" in statement for statement in statements) == (2 * (n + 1) < 16)
 
 
-def test_erase_takes_the_text_and_leaves_a_tombstone(tmp_path: Path) -> None:
+def make_older_workbench(folder: Path) -> None:
+    """Make an empty workbench with the pages of versions before 16 KB."""
+    with closing(sqlite3.connect(folder / "workbench.db")) as older:
+        older.execute("PRAGMA page_size = 4096")
+        older.executescript(SCHEMA + CALLS_SCHEMA)
+        older.execute("INSERT INTO meta VALUES ('schema', ?)", (str(VERSION),))
+        older.commit()
+
+
+@pytest.mark.parametrize("page", [4096, 16384])
+def test_pages_of_an_older_workbench_stay_and_both_are_copied_whole(tmp_path: Path, page: int) -> None:
+    if page == 4096:
+        make_older_workbench(tmp_path)
+    (tmp_path / "copy").mkdir()
+    with open_store(tmp_path) as db:
+        database.write_in_bulk(db)
+        assert db.execute("PRAGMA wal_autocheckpoint").fetchone()[0] * page == 2**28
+        records.add_records(db, map(row, range(500)), 1)
+        database.copy_store(db, tmp_path / "copy")
+    for folder in (tmp_path, tmp_path / "copy"):
+        with open_store(folder) as db:
+            assert [r.record for r in list_rows(db, "instruction")] == [row(n)[0] for n in range(500)]
+            assert db.execute("PRAGMA page_size").fetchone()[0] == page
+            assert db.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
+
+
+@pytest.mark.parametrize("older", [False, True])
+def test_erase_takes_the_text_and_leaves_a_tombstone(tmp_path: Path, older: bool) -> None:
+    if older:
+        make_older_workbench(tmp_path)
     pair, better = make_pair((Message(role="user", content=SECRET),), "See a doctor.", f"{SECRET}, so what.")
     record = make_instruction(SECRET, "See a doctor.")
     with open_store(tmp_path) as db:
@@ -458,7 +488,7 @@ def test_what_was_committed_survives_a_kill(tmp_path: Path) -> None:
     try:
         end = time.monotonic() + 240
         while time.monotonic() < end:
-            if (tmp_path / "workbench.db-wal").exists() and (tmp_path / "workbench.db-wal").stat().st_size > 1_000_000:
+            if (tmp_path / "workbench.db-wal").exists() and (tmp_path / "workbench.db-wal").stat().st_size > 5_000_000:
                 break
             time.sleep(0.02)
         writer.send_signal(signal.SIGKILL)
