@@ -12,6 +12,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -44,7 +45,7 @@ def write_snapshot(
     splits: Mapping[str, pa.Table] | CheckedSplits,
     *,
     card: str,
-    texts: Mapping[str, str] | None = None,
+    texts: Callable[[], Mapping[str, str]] | None = None,
     croissant: Callable[[Mapping[str, str]], str] | None = None,
 ) -> Path:
     """Write the splits as a new folder NAME-vN-DIGEST8 and return its path.
@@ -54,7 +55,7 @@ def write_snapshot(
         draft: the manifest without digest, splits and files.
         splits: rows as `check_splits` takes them, or as it returned them; they are checked once. An empty test split gets no file.
         card: text of README.md.
-        texts: further text files by name, such as report.html and certificate.json.
+        texts: returns further text files by name, such as report.html and certificate.json; called while the rows are written.
         croissant: returns the text of croissant.json from the sha256 of each Parquet file.
 
     Raises:
@@ -76,7 +77,7 @@ def write_snapshot(
     # In the same parent, so that the final rename stays on one file system; the leading dot hides it from `find_snapshots`.
     aside = Path(tempfile.mkdtemp(prefix=f".{draft.name}-v{draft.version}-", suffix=".partial", dir=folder))
     try:
-        _write_files(aside, tables, {CARD: card, **(texts or {})})
+        _write_files(aside, tables, lambda: {CARD: card, **(texts() if texts else {})})
         if croissant is not None:
             write_synced(aside / CROISSANT, croissant({p.name: file_sha256(p) for p in aside.glob("*.parquet")}).encode())
         # The manifest goes last: it names the hashes of all other files, and its presence marks a complete folder.
@@ -240,10 +241,18 @@ def _filled(tables: Mapping[str, pa.Table]) -> dict[str, pa.Table]:
     return {split: table for split, table in tables.items() if table.num_rows}
 
 
-def _write_files(aside: Path, tables: Mapping[str, pa.Table], texts: Mapping[str, str]) -> None:
+def _write_files(aside: Path, tables: Mapping[str, pa.Table], texts: Callable[[], Mapping[str, str]]) -> None:
+    with ThreadPoolExecutor(1) as pool:  # pyarrow writes without Python's lock, and the texts are made by Python
+        written = pool.submit(_write_tables, aside, _filled(tables))
+        for name, text in texts().items():
+            write_synced(aside / name, text.encode())
+        written.result()
+
+
+def _write_tables(aside: Path, tables: Mapping[str, pa.Table]) -> None:
     import pyarrow.parquet as pq
 
-    for split, table in _filled(tables).items():
+    for split, table in tables.items():
         path = aside / f"{split}.parquet"
         with path.open("xb") as file:
             # Written through our own handle, because pyarrow does not fsync.
@@ -251,5 +260,3 @@ def _write_files(aside: Path, tables: Mapping[str, pa.Table], texts: Mapping[str
             file.flush()
             os.fsync(file.fileno())
         path.chmod(0o444)
-    for name, text in texts.items():
-        write_synced(aside / name, text.encode())

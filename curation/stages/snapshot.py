@@ -523,14 +523,13 @@ def _write(
             "language": main_language(described), "separation": released.separation,
         }
     )  # fmt: skip
-    return write_snapshot(
-        workspace.folder / "snapshots", draft, checked, card=render_card(card),
-        texts={
-            REPORT: render_report(report_data(workspace, names=published_names(workspace), state=state), protected_text=False),
-            **({CERTIFICATE: released.certificate} if released.certificate else {}),
-        },
-        croissant=partial(render_croissant, card),
-    )  # fmt: skip
+
+    def further() -> dict[str, str]:
+        report = render_report(report_data(workspace, names=published_names(workspace), state=state), protected_text=False)
+        return {REPORT: report, **({CERTIFICATE: released.certificate} if released.certificate else {})}
+
+    folder = workspace.folder / "snapshots"
+    return write_snapshot(folder, draft, checked, card=render_card(card), texts=further, croissant=partial(render_croissant, card))
 
 
 def _provenance_counts(manifest: Manifest) -> dict[str, Any]:

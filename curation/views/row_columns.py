@@ -57,8 +57,11 @@ class RowColumns:
     def snapshot_rows(self, places: Numbers) -> pa.Table:
         """Return the rows at some places in the columns of a snapshot. Nothing is checked: writing does."""
         parts, schema = Tables(self.folder if self.table.nbytes > HELD else None), schema_of(self.kind)
-        for start in range(0, max(len(places), 1), _PART):
-            parts.add(taken(self.table, places[start : start + _PART]))
+        ranges = (places[start : start + _PART] for start in range(0, max(len(places), 1), _PART))
+        with ThreadPoolExecutor(thread_count()) as pool:  # Arrow copies without Python's lock
+            while batch := list(itertools.islice(ranges, thread_count())):
+                for part in pool.map(partial(taken, self.table), batch):
+                    parts.add(part)
         some = parts.all()
         if self.kind == "instruction":
             return pa.table([some["prompt"], some["first"], some["id"], some["label"]], schema=schema)
