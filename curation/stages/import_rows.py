@@ -254,18 +254,17 @@ def _import_file(
     batches = _read_batches(rows, about, group, run)
     while some := list(itertools.islice(batches, _COMMIT)):
         with _without_collection():
-            batch = _joined(some)
-            failures = [_failure(about, place, failure) for place, failure in batch.failures]
-            added = records.add_rows(workspace.db, batch.new, run, failures=failures)
-            if added.origins < len(batch.new.origins):
-                counts.completed += records.complete_origins(workspace.db, batch.new)
-            _count(batch, added.present, counts)
-        counts.failures += [
-            f"{about.file}:{place}: not imported. {_detail(failure)[:_LONGEST_NOTE]}" for place, failure in batch.failures[:_SHOWN]
-        ]
-        counts.reasons.update(_kind_of(failure) for _, failure in batch.failures)
+            failures = [_failure(about, place, failure) for batch in some for place, failure in batch.failures]
+            results = records.add_rows(workspace.db, [batch.new for batch in some], run, failures=failures)
+            for batch, added in zip(some, results, strict=True):
+                if added.origins < len(batch.new.rows.of):
+                    counts.completed += records.complete_origins(workspace.db, batch.new)
+                _count(batch, added.repeated, counts)
+                counts.failures += [
+                    f"{about.file}:{place}: not imported. {_detail(failure)[:_LONGEST_NOTE]}" for place, failure in batch.failures[:_SHOWN]
+                ]
         if notify:
-            notify(batch.last)
+            notify(max(batch.last for batch in some))
     unread = rows.detected.other_sheets
     counts.notes += [f"{about.file}: sheets {', '.join(unread)} were not read. To import one, name it with --sheet."] if unread else []
     counts.notes += _source_notes(about, records.add_source(workspace.db, about))
@@ -282,21 +281,6 @@ def _without_collection() -> Iterator[None]:
     finally:
         if searches:
             gc.enable()
-
-
-def _joined(batches: Sequence[_Batch]) -> _Batch:
-    """Return the rows of several batches as one."""
-
-    def flat(lists: Iterable[list[_Row]]) -> list[_Row]:
-        return list(itertools.chain.from_iterable(lists))
-
-    new = NewRows(*(flat(parts) for parts in zip(*(batch.new for batch in batches), strict=True)))
-    sizes, failures = flat(batch.sizes for batch in batches), flat(batch.failures for batch in batches)
-    metadata, left_out = Counter[str](), Counter[str]()
-    for batch in batches:
-        metadata.update(batch.metadata)
-        left_out.update(batch.left_out)
-    return _Batch(new, sizes, metadata, left_out, failures, max(batch.last for batch in batches))
 
 
 def _read_batches(rows: OpenRows, about: Source, group: str | None, run: int) -> Iterator[_Batch]:
@@ -354,30 +338,32 @@ def _convert(rows: Iterable[ReadRow], source: str, group: str | None, ordinal: I
     return _Batch(new, sizes, metadata, left_out, failures, batch[-1].place if batch else 0)
 
 
-def _count(batch: _Batch, known: set[bytes], counts: _Counts) -> None:
+def _count(batch: _Batch, repeated: Sequence[int], counts: _Counts) -> None:
     """Count each row once: as failed, as new if one of its records is new, else as present.
 
     Args:
         batch: the rows.
-        known: ids of the project's rows.
+        repeated: places, among the records of rows, of those that are not new.
         counts: the counts to update.
     """
     counts.metadata.update(batch.metadata)
     counts.left_out.update(batch.left_out)
+    counts.reasons.update(_kind_of(failure) for _, failure in batch.failures)
     failed = sum(failure.rows for _, failure in batch.failures)
     counts.rows += failed + len(batch.sizes)
     counts.failed += failed
-    kinds = {identity: kind for identity, kind, _, _ in batch.new.records}
-    following = (origin[0] for origin in batch.new.origins)
+    kinds = map(batch.new.kinds.__getitem__, batch.new.rows.of)
+    if not repeated:
+        counts.records.update(kinds)
+        counts.new += len(batch.sizes)
+        return
+    again, first = set(repeated), 0
+    counts.records.update(kind for number, kind in enumerate(kinds) if number not in again)
     for size in batch.sizes:
-        fresh = False
-        for identity in itertools.islice(following, size):
-            if identity not in known:
-                known.add(identity)
-                counts.records[kinds[identity]] += 1
-                fresh = True
+        fresh = not again.issuperset(range(first, first + size))
         counts.new += fresh
         counts.present += not fresh
+        first += size
 
 
 def _imported(row: ReadRow, source: str, group: str | None, ordinal: Iterator[int] | None) -> Iterator[tuple[Record | PlainRecord, Origin]]:

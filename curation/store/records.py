@@ -7,6 +7,7 @@ import sqlite3
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, replace
 from datetime import UTC, datetime
+from itertools import repeat
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypedDict, cast
 
 import orjson
@@ -203,15 +204,26 @@ CLEAR = "clear"
 """Action of an override that takes the record's earlier ones back."""
 
 
-class NewRows(NamedTuple):
-    """Records with their origins as plain values: what the tables hold."""
+class NewOrigins(NamedTuple):
+    """Origins as columns of the table, each in order; a column without a value is left out."""
 
-    records: list[tuple[bytes, Kind, str | None, bytes]]
-    """Id, kind, label and body, in order."""
-    origins: list[tuple[Any, ...]]
-    """Id of the record of each row, then the columns `_ORIGIN` of the origin."""
-    candidates: list[tuple[Any, ...]]
-    """The same for the candidates of pairs."""
+    of: Sequence[int]
+    """Place of each one's record among the records, from 0."""
+    columns: dict[str, tuple[Any, ...]]
+    same: dict[str, Any]
+    """Values of the columns in which all are equal."""
+
+
+class NewRows(NamedTuple):
+    """Records with their origins as plain values: columns of the tables, in order."""
+
+    ids: tuple[bytes, ...]
+    kinds: tuple[Kind, ...]
+    labels: tuple[str | None, ...]
+    bodies: tuple[bytes, ...]
+    rows: NewOrigins
+    candidates: NewOrigins
+    """Those of the candidates of pairs."""
 
 
 def new_rows(made: Iterable[tuple[Record | PlainRecord, Origin]], run: int) -> NewRows:
@@ -221,13 +233,25 @@ def new_rows(made: Iterable[tuple[Record | PlainRecord, Origin]], run: int) -> N
         made: the records, each with its origin.
         run: number of the run that makes them.
     """
-    new = NewRows([], [], [])
-    for record, origin in made:
+    stored = list[tuple[bytes, Kind, str | None, bytes]]()
+    rows, candidates = list[tuple[Any, ...]](), list[tuple[Any, ...]]()
+    for place, (record, origin) in enumerate(made):
         identity, kind, label, body = record if isinstance(record, PlainRecord) else store_form(record)
-        key = bytes.fromhex(identity)
-        new.records.append((key, kind, label, body))
-        (new.candidates if origin.part else new.origins).append(_origin(key, origin, run))
-    return new
+        stored.append((bytes.fromhex(identity), kind, label, body))
+        (candidates if origin.part else rows).append((place, *_origin(origin, run)))
+    ids, kinds, labels, bodies = zip(*stored, strict=True) if stored else ((), (), (), ())
+    return NewRows(ids, kinds, labels, bodies, _as_columns(rows), _as_columns(candidates))
+
+
+def _as_columns(origins: Sequence[tuple[Any, ...]]) -> NewOrigins:
+    """Return the columns of origins, of which each begins with the place of its record."""
+    if not origins:
+        return NewOrigins((), {}, {})
+    of, *values = zip(*origins, strict=True)
+    given = {name: column for name, column in zip(_ORIGIN, values, strict=True) if column.count(None) < len(column)}
+    same = {name: column[0] for name, column in given.items() if column.count(column[0]) == len(column)}
+    places = range(len(of)) if of[-1] == len(of) - 1 else of
+    return NewOrigins(places, {name: column for name, column in given.items() if name not in same}, same)
 
 
 def add_records(
@@ -244,51 +268,66 @@ def add_records(
     Returns:
         (new records, new origins); a pair's candidates count only among the records.
     """
-    added = add_rows(db, new_rows(made, run), run, failures=failures)
+    added = add_rows(db, [new_rows(made, run)], run, failures=failures)[0]
     return added.records, added.origins
 
 
 class Added(NamedTuple):
-    """Result of `add_rows`."""
+    """What became of one `NewRows`."""
 
     records: int
+    """New records."""
     origins: int
     """New origins of rows; a pair's candidates count only among the records."""
-    present: set[bytes]
-    """Ids, among those given, of rows that the project had before."""
+    repeated: list[int]
+    """Places, among the origins of rows, of those whose record was a row already, in the project or further up."""
 
 
-def add_rows(db: sqlite3.Connection, new: NewRows, run: int, *, failures: Iterable[Failure] = ()) -> Added:
-    """Add what `new_rows` made; see `add_records`."""
+def add_rows(db: sqlite3.Connection, batches: Sequence[NewRows], run: int, *, failures: Iterable[Failure] = ()) -> list[Added]:
+    """Add what `new_rows` made in one transaction; see `add_records`."""
+    added, seqs_of = list[Added](), list[Sequence[int]]()
     with db:
         db.execute("BEGIN IMMEDIATE")
-        # Each id is looked up once: every look-up among a million hashes reads a page of its own.
-        seqs = _seqs_of(db, sorted({record[0] for record in new.records}))
-        present = _rows_among(db, seqs)
-        fresh = list[tuple[int, bytes, Kind, str | None, bytes]]()
-        following = last_seq(db) + 1
-        for record in new.records:
-            if record[0] not in seqs:
-                seqs[record[0]] = following
-                fresh.append((following, *record))
-                following += 1
-        db.executemany("INSERT INTO records (seq, id, kind, label, body) VALUES (?, ?, ?, ?, ?)", fresh)
-        # Rows and candidates apart, because rowcount must count the rows only.
-        new_origins = _add_origins(db, new.origins, seqs)
-        _add_origins(db, new.candidates, seqs)
+        for new in batches:
+            count, seqs, repeated = _store_records(db, new)
+            # Rows and candidates apart, because rowcount must count the rows only.
+            added.append(Added(count, _add_origins(db, new.rows, seqs), repeated))
+            seqs_of.append(seqs)
+        for new, seqs in zip(batches, seqs_of, strict=True):
+            _add_origins(db, new.candidates, seqs)
         store_failures(db, failures, run)
-    return Added(len(fresh), new_origins, present)
+    return added
 
 
-def _add_origins(db: sqlite3.Connection, origins: Sequence[tuple[Any, ...]], seqs: Mapping[bytes, int]) -> int:
-    """Add origins of `NewRows` and return how many are new."""
-    if not origins:
+def _store_records(db: sqlite3.Connection, new: NewRows) -> tuple[int, Sequence[int], list[int]]:
+    """Store the records that are new; return how many, the seq of every one, and `Added.repeated`."""
+    if not new.ids:
+        return 0, (), []
+    before = last_seq(db)
+    # SQLite gives the numbers that follow the last one. As a rule all are new, so that none needs a look-up.
+    sql = "INSERT INTO records (id, kind, label, body) VALUES (?, ?, ?, ?) ON CONFLICT (id) DO NOTHING"
+    count = db.executemany(sql, zip(new.ids, new.kinds, new.labels, new.bodies, strict=True)).rowcount
+    if count == len(new.ids):
+        return count, range(before + 1, before + 1 + count), []
+    seqs = {row["id"]: row["seq"] for row in db.execute("SELECT id, seq FROM records WHERE seq > ?", (before,))}
+    older = _seqs_of(db, sorted({identity for identity in new.ids if identity not in seqs}))
+    rows, repeated = _rows_among(db, older), list[int]()
+    for number, place in enumerate(new.rows.of):
+        if new.ids[place] in rows:
+            repeated.append(number)
+        rows.add(new.ids[place])
+    seqs |= older
+    return count, [seqs[identity] for identity in new.ids], repeated
+
+
+def _add_origins(db: sqlite3.Connection, origins: NewOrigins, seqs: Sequence[int]) -> int:
+    """Add origins of records with these numbers and return how many are new."""
+    if not origins.of:
         return 0
-    identities, *columns = zip(*origins, strict=True)
-    # Columns in which all are empty are left out: five of the twelve of imported rows, a third of the time.
-    given = {name: values for name, values in zip(_ORIGIN, columns, strict=True) if values.count(None) < len(values)}
-    sql = f"INSERT OR IGNORE INTO origins (seq, {', '.join(given)}) VALUES ({_marks(('seq', *given))})"
-    return db.executemany(sql, zip([seqs[identity] for identity in identities], *given.values(), strict=True)).rowcount
+    names = ("seq", *origins.columns, *origins.same)
+    sql = f"INSERT OR IGNORE INTO origins ({', '.join(names)}) VALUES ({_marks(names)})"
+    values = zip(map(seqs.__getitem__, origins.of), *origins.columns.values(), *map(repeat, origins.same.values()), strict=False)
+    return db.executemany(sql, values).rowcount
 
 
 def _seqs_of(db: sqlite3.Connection, ids: Sequence[bytes]) -> dict[bytes, int]:
@@ -338,8 +377,10 @@ def complete_origins(db: sqlite3.Connection, new: NewRows) -> int:
       WHERE how = :how AND source = :source AND item = :item AND part = :part
       AND ((meta IS NULL AND :meta IS NOT NULL) OR (seed_group IS NULL AND :seed_group IS NOT NULL))
       AND (SELECT erased FROM records r WHERE r.seq = origins.seq) IS NULL"""
-    names = ("id", *_ORIGIN)
-    values = [dict(zip(names, origin, strict=True)) for origin in (*new.origins, *new.candidates)]
+    names, values = ("meta", "seed_group", "how", "source", "item", "part"), list[dict[str, Any]]()
+    for origins in (new.rows, new.candidates):
+        columns = [origins.columns.get(name) or repeat(origins.same.get(name)) for name in names]
+        values += [dict(zip(names, origin, strict=True)) for _, *origin in zip(origins.of, *columns, strict=False)]
     with db:
         db.execute("BEGIN IMMEDIATE")
         return max(db.executemany(sql, values).rowcount, 0)
@@ -631,10 +672,10 @@ def count_duplicates_by_id(db: sqlite3.Connection) -> list[tuple[int, int]]:
 _ORIGIN = ("how", "role", "source", "item", "part", "cell", "better", "parent", "seed_group", "raw", "run", "meta")
 
 
-def _origin(identity: bytes, origin: Origin, run: int) -> tuple[Any, ...]:
+def _origin(origin: Origin, run: int) -> tuple[Any, ...]:
     raw = json.dumps(origin.raw, ensure_ascii=False) if origin.raw is not None else None
     return (
-        identity, origin.how, "candidate" if origin.part else "row", origin.source, origin.item, origin.part, origin.cell, origin.better,
+        origin.how, "candidate" if origin.part else "row", origin.source, origin.item, origin.part, origin.cell, origin.better,
         origin.parent, origin.seed_group, raw, run, _meta(origin),
     )  # fmt: skip
 
