@@ -16,17 +16,32 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curation.store.columns import Numbers, codes, read_columns
+from curation.store.apart import Found
+from curation.store.columns import Numbers, codes, columns_of, columns_query, read_columns
 from curation.store.reviews import StoredAnswer, Table, parse_values, renamed_annotators
 
 _REPEATED = ("user", "status", "body", "payload", "form", "simulated")
 """Columns in which a million answers hold few different texts."""
 
 
-def load_answers(db: sqlite3.Connection, table: Table = "answers") -> Answers:
-    """Return each person's latest answer to each row, under the present name of the account."""
-    names, order_by = ("response", "updated", "seq", *_REPEATED), ("response", "updated")
-    made = read_columns(db, table, names, order=order_by, repeated=_REPEATED)
+_COLUMNS = ("response", "updated", "seq", *_REPEATED)
+_ORDER = ("response", "updated")
+
+
+def answers_query(table: Table) -> str:
+    """Return the query of all answers, as `read_apart` reads it."""
+    return columns_query(table, _COLUMNS, _ORDER)
+
+
+def load_answers(db: sqlite3.Connection, table: Table = "answers", *, found: Found | None = None) -> Answers:
+    """Return each person's latest answer to each row, under the present name of the account.
+
+    Args:
+        db: the workbench.
+        table: of answers.
+        found: result of `answers_query`, if it was read already.
+    """
+    made = columns_of(found, _COLUMNS, _REPEATED) if found else read_columns(db, table, _COLUMNS, order=_ORDER, repeated=_REPEATED)
     if made.num_rows:
         responses = made["response"].combine_chunks()
         # Of a response its latest state, which is its last row.

@@ -17,6 +17,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from curation.store.apart import NULL, Found, read_apart
+
 Numbers = np.ndarray[Any, np.dtype[np.int64]]
 
 _ROWS = 50_000
@@ -37,6 +39,8 @@ def read_columns(
         order: columns by which the rows are ordered. By ranges of the first one, which is never NULL, the table is read.
         repeated: columns with few different texts, which are returned as dictionaries.
     """
+    if apart := read_apart(db, [columns_query(table, columns, order)]):
+        return columns_of(apart[0], columns, repeated)
     names = [f"c{place}" for place in range(len(columns))]
     null = secrets.token_hex(8)  # in the place of NULL, which SQLite would leave out
     joined = ", ".join(f"CAST(group_concat(coalesce({column}, '{null}'), x'1f') AS BLOB)" for column in columns)
@@ -55,6 +59,23 @@ def read_columns(
             encoded = [one.dictionary_encode() if name in repeated else one for name, one in zip(columns, found, strict=True)]
             parts.append(pa.table(encoded, names=names))
     return pa.concat_tables(parts).unify_dictionaries().combine_chunks().rename_columns(list(columns))
+
+
+def columns_query(table: str, columns: Sequence[str], order: Sequence[str]) -> str:
+    """Return the query of `read_columns` for `read_apart`."""
+    texts = ", ".join(f"coalesce(CAST({name} AS TEXT), '{NULL}') AS {name}" for name in columns)
+    return f"SELECT {texts} FROM {table} ORDER BY {', '.join(order)}"
+
+
+def columns_of(found: Found, columns: Sequence[str], repeated: Collection[str]) -> pa.Table:
+    """Return the result of `columns_query` as `read_columns` does."""
+    made = []
+    for name in columns:
+        column = found.table[name].cast(pa.large_string())  # without rows it has no type
+        if pc.any(pc.equal(column, NULL)).as_py():
+            column = pc.if_else(pc.equal(column, NULL), pa.scalar(None, column.type), column)
+        made.append(column.dictionary_encode() if name in repeated else column)
+    return pa.table(made, names=list(columns)).unify_dictionaries().combine_chunks()
 
 
 def codes(column: pa.ChunkedArray) -> tuple[list[str], Numbers]:

@@ -18,8 +18,10 @@ from pathlib import Path
 from typing import Any, Final, TypeVar, overload
 
 import numpy as np
+import pyarrow as pa
 
 from curation.records import KINDS, Kind
+from curation.store.apart import NULL, Found, read_apart, workbench_file
 from curation.store.processes import count_processes, in_processes
 from curation.store.records import Row
 from curation.store.spill import Bytes
@@ -94,8 +96,9 @@ class _Columns:
     ids: bytes | bytearray
     """32 bytes for each row."""
     bodies: bytes | bytearray | mmap
-    ends: Numbers
-    """Start of the first body, then the end of each."""
+    starts: Numbers
+    """Of each body in `bodies`."""
+    sizes: Numbers
     better: np.ndarray[Any, np.dtype[np.int8]]
     parent: Numbers
     coded: Mapping[str, Coded]
@@ -111,8 +114,9 @@ class _Columns:
         return np.frombuffer(b"".join(made), "S16")
 
     def _hashes_from(self, start: int) -> bytes:
-        bodies, ends = memoryview(self.bodies), self.ends[start : start + _HASHED + 1].tolist()
-        return b"".join([hashlib.blake2b(bodies[a:b], digest_size=16).digest() for a, b in itertools.pairwise(ends)])
+        bodies, some = memoryview(self.bodies), slice(start, start + _HASHED)
+        spans = zip(self.starts[some].tolist(), self.sizes[some].tolist(), strict=True)
+        return b"".join([hashlib.blake2b(bodies[at : at + size], digest_size=16).digest() for at, size in spans])
 
 
 class _Codes:
@@ -170,13 +174,9 @@ class _Builder:
 
     def columns(self, origins: _Origins, at: Numbers | None = None) -> _Columns:
         """Return all records that were added, each with its origin: that of its seq, or those at some places."""
-        seqs, ends = self._seqs.column(), np.concatenate([[0], np.cumsum(self._sizes.column())])
-        if at is None:
-            at = origins.seqs.searchsorted(seqs)
-        coded = {"kind": self._kind.column(), "label": self._label.column()}
-        coded |= {name: Coded(column.values, column.codes[at]) for name, column in origins.coded.items()}
-        better, parent = origins.better[at].astype(np.int8), origins.parent[at]
-        return _Columns(seqs, self._ids, self._bodies.all(), ends, better, parent, coded, self._folder)
+        sizes = self._sizes.column()
+        body = self._bodies.all(), np.cumsum(sizes) - sizes, sizes
+        return origins.complete(self._seqs.column(), self._ids, body, self._kind.column(), self._label.column(), at=at, folder=self._folder)
 
 
 @dataclass(frozen=True)
@@ -199,10 +199,39 @@ class _Origins:
                 column.add(values)
             for few, texts in zip(coded, (cells, hows, groups), strict=True):
                 few.add(texts)
-        held, first = np.unique(seqs.column(), return_index=True)
         of_name = {name: few.column() for name, few in zip(("cell", "how", "seed_group"), coded, strict=True)}
-        texts_of = {name: Coded(one.values, one.codes[first]) for name, one in of_name.items()}
-        return cls(held, better.column()[first], parent.column()[first], texts_of)
+        return cls.first(seqs.column(), better.column(), parent.column(), of_name)
+
+    @classmethod
+    def first(cls, seqs: Numbers, better: Numbers, parent: Numbers, coded: Mapping[str, Coded]) -> _Origins:
+        """Return the first origin of each seq."""
+        held, at = (seqs, slice(None)) if (seqs[1:] > seqs[:-1]).all() else np.unique(seqs, return_index=True)
+        return cls(held, better[at], parent[at], {name: Coded(one.values, one.codes[at]) for name, one in coded.items()})
+
+    def has(self, seqs: Numbers) -> Mask:
+        """Return a mask of the seqs that have an origin."""
+        at = np.minimum(self.seqs.searchsorted(seqs), len(self.seqs) - 1)
+        return np.asarray(self.seqs[at] == seqs)
+
+    def complete(
+        self, seqs: Numbers, ids: bytes | bytearray, body: tuple[bytes | bytearray | mmap, Numbers, Numbers], kind: Coded, label: Coded,
+        *, at: Numbers | None, folder: Path | None,
+    ) -> _Columns:  # fmt: skip
+        """Return records with their origins.
+
+        Args:
+            seqs: of the records.
+            ids: of the records, joined.
+            body: the bodies, joined; the start and the size of each.
+            kind: of each record.
+            label: of each record.
+            at: the place of each record's origin; that of its seq by default.
+            folder: of the workbench.
+        """
+        if at is None:
+            at = self.seqs.searchsorted(seqs)
+        coded = {"kind": kind, "label": label, **{name: Coded(one.values, one.codes[at]) for name, one in self.coded.items()}}
+        return _Columns(seqs, ids, *body, self.better[at].astype(np.int8), self.parent[at], coded, folder)
 
 
 class Rows(Sequence[Row]):
@@ -248,10 +277,10 @@ class Rows(Sequence[Row]):
             ids += part.ids
             for start in range(0, len(part), _PART):
                 bodies.add(part.bodies(start, start + _PART))
-        ends = np.cumsum(np.concatenate([[0], *(part.sizes() for part in filled)]))
+        sizes = np.concatenate([part.sizes() for part in filled])
         seqs, better, parents = (np.concatenate([getattr(part, name) for part in filled]) for name in ("seqs", "better", "parents"))
         coded = {name: Coded.joined([part.coded(name) for part in filled]) for name in _CODED}
-        return Rows(_Columns(seqs, ids, bodies.all(), ends, better, parents, coded, first.folder))
+        return Rows(_Columns(seqs, ids, bodies.all(), np.cumsum(sizes) - sizes, sizes, better, parents, coded, first.folder))
 
     def __len__(self) -> int:
         return len(self._columns.seqs) if self._places is None else len(self._places)
@@ -270,7 +299,7 @@ class Rows(Sequence[Row]):
         kind, label, cell, how, group = (one.values[one.codes.item(n)] for one in map(held.coded.__getitem__, _CODED))
         return Row(
             held.seqs.item(n), held.ids[32 * n : 32 * n + 32].hex(), kind, label,
-            bytes(held.bodies[held.ends.item(n) : held.ends.item(n + 1)]), cell, better, how, group, parent,
+            bytes(held.bodies[held.starts.item(n) : held.starts.item(n) + held.sizes.item(n)]), cell, better, how, group, parent,
         )  # fmt: skip
 
     def __iter__(self) -> Iterator[Row]:
@@ -341,12 +370,13 @@ class Rows(Sequence[Row]):
 
     def bodies(self, start: int = 0, stop: int | None = None) -> list[bytes]:
         """Return the bodies of a range of rows."""
-        at, (held, ends) = self._at[start:stop], (self._columns.bodies, self._columns.ends)
-        return [bytes(held[a:b]) for a, b in zip(ends[at].tolist(), ends[at + 1].tolist(), strict=True)]
+        at, held = self._at[start:stop], self._columns
+        bodies, first = held.bodies, held.starts[at]
+        return [bytes(bodies[a:b]) for a, b in zip(first.tolist(), (first + held.sizes[at]).tolist(), strict=True)]
 
     def sizes(self) -> Numbers:
         """Return the bytes of each body."""
-        return np.diff(self._columns.ends)[self._at]
+        return self._columns.sizes[self._at]
 
     def take(self, places: Numbers) -> Rows:
         """Return the rows at some places."""
@@ -377,23 +407,70 @@ def list_rows(db: sqlite3.Connection, kind: Kind, *, role: str = "row") -> Rows:
         kind: "instruction" or "preference".
         role: "row", or "candidate" for the responses inside preference pairs.
     """
+    return list_kinds(db, role=role)[kind]
+
+
+def list_kinds(db: sqlite3.Connection, *, role: str = "row", found: Sequence[Found] | None = None) -> dict[Kind, Rows]:
+    """Return what `list_rows` does of each kind; both are read together and share their columns.
+
+    Args:
+        db: the workbench.
+        role: see `list_rows`.
+        found: results of `row_queries`, if they were read already.
+    """
+    found = found or read_apart(db, row_queries(role))
+    is_known = found is not None and all(one.table.num_rows for one in found)
+    rows = Rows(_complete(*found, folder=workbench_file(db).parent) if found and is_known else _read(db, role))
+    return {kind: rows.where(rows.coded("kind").matches(kind)) for kind in KINDS}
+
+
+def row_queries(role: str = "row") -> list[str]:
+    """Return the queries of the records and of their origins, as `read_apart` reads them."""
+    records, origins = _queries(role)
+    columns = ", ".join(f"coalesce({name}, '{NULL}') AS {name}" for name in ("cell", "seed_group"))
+    return [
+        f"SELECT seq, id, kind, coalesce(label, '{NULL}') AS label, body {records}",
+        f"SELECT seq, {columns}, how, coalesce(better, -1) AS better, coalesce(parent, -1) AS parent {origins}",
+    ]
+
+
+def _queries(role: str) -> tuple[str, str]:
+    # Two scans, because to look up the first origin of each record costs half as much again.
+    return "FROM records WHERE erased IS NULL ORDER BY seq", f"FROM origins WHERE role = '{role}' ORDER BY origin"
+
+
+def _complete(records: Found, origins: Found, *, folder: Path) -> _Columns:
+    """Return the records that have an origin."""
+    held, came = records.table, origins.table
+    seqs, better, parent = (came[name].to_numpy() for name in ("seq", "better", "parent"))
+    known = _Origins.first(seqs, better, parent, {name: _coded(came[name]) for name in ("cell", "how", "seed_group")})
+    wanted = known.has(held["seq"].to_numpy())
+    starts, sizes = records.places("body")
+    ids = np.concatenate([np.frombuffer(chunk.buffers()[2], "S32", len(chunk)) for chunk in held["id"].chunks])
+    kind, label = (Coded(one.values, one.codes[wanted]) for one in (_coded(held["kind"]), _coded(held["label"])))
+    body = records.memory, starts[wanted], sizes[wanted]
+    return known.complete(held["seq"].to_numpy()[wanted], ids[wanted].tobytes(), body, kind, label, at=None, folder=folder)
+
+
+def _coded(column: pa.ChunkedArray) -> Coded:
+    encoded = column.combine_chunks().dictionary_encode()
+    values = [None if value == NULL else value for value in encoded.dictionary.to_pylist()]
+    return Coded(values, encoded.indices.to_numpy())
+
+
+def _read(db: sqlite3.Connection, role: str) -> _Columns:
+    """Return the records that have an origin in a role, each with its first origin."""
+    records, origins = _queries(role)
     cursor = db.cursor()
     cursor.row_factory = None  # plain tuples: `sqlite3.Row` costs a third of the reading
-    # Two scans, because to look up the first origin of each record costs half as much again.
-    sql = "SELECT seq, cell, better, how, seed_group, parent FROM origins WHERE role = ? ORDER BY origin"
-    origins = _Origins.of(_parts(cursor.execute(sql, (role,))))
-    if not len(origins.seqs):
-        return Rows.of([])
-    file = db.execute("PRAGMA database_list").fetchone()["file"]
-    made = _Builder(Path(file).parent if file else None)
-    sql = "SELECT seq, id, kind, label, body FROM records WHERE kind = ? AND erased IS NULL ORDER BY seq"
-    for part in _parts(cursor.execute(sql, (kind,))):
-        seqs = np.array([record[0] for record in part])
-        at = np.minimum(origins.seqs.searchsorted(seqs), len(origins.seqs) - 1)
-        wanted = origins.seqs[at] == seqs
+    known = _Origins.of(_parts(cursor.execute(f"SELECT seq, cell, better, how, seed_group, parent {origins}")))
+    file = workbench_file(db)
+    made = _Builder(file.parent if file.name else None)
+    for part in _parts(cursor.execute(f"SELECT seq, id, kind, label, body {records}")) if len(known.seqs) else ():
+        wanted = known.has(np.array([record[0] for record in part]))
         if wanted.any():
             made.add(part if wanted.all() else list(itertools.compress(part, wanted)))
-    return Rows(made.columns(origins))
+    return made.columns(known)
 
 
 def _parts(cursor: sqlite3.Cursor) -> Iterator[list[Any]]:

@@ -38,7 +38,7 @@ class Bytes:
         """Return all bytes; none are added afterwards."""
         if self._file is None:
             return self._held
-        return _mapped(self._file)
+        return mapped(self._file)
 
 
 class Tables:
@@ -67,14 +67,14 @@ class Tables:
         if self._file is None or self._writer is None:
             return pa.concat_tables(self._parts)
         self._writer.close()
-        return pa.ipc.open_file(pa.py_buffer(_mapped(self._file))).read_all()
+        return pa.ipc.open_file(pa.py_buffer(mapped(self._file))).read_all()
 
 
 def _unnamed(folder: Path) -> IO[bytes]:
     return tempfile.TemporaryFile(dir=folder)
 
 
-def _mapped(file: IO[bytes]) -> mmap.mmap:
+def mapped(file: IO[bytes]) -> mmap.mmap:
     """Return the bytes of a file, which is closed, and ends with them."""
     with file:
         file.flush()

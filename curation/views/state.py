@@ -8,7 +8,6 @@ sum of scores for each row costs a fifth of reading every score. A state does no
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, Literal
@@ -23,7 +22,7 @@ from curation.plan import Cell
 from curation.quality.policy import Policy
 from curation.records import KINDS, Kind, PairRecord, candidates_of, record_id
 from curation.store import facts, records, reviews, runs
-from curation.store.database import Database, open_store
+from curation.store.database import Database
 from curation.store.facts import Finding
 from curation.store.records import Row
 from curation.store.reviews import StoredAnswer
@@ -32,6 +31,7 @@ from curation.workspace import Workspace, load_cells
 
 if TYPE_CHECKING:
     from curation.store.answers import Answers
+    from curation.store.apart import Found
     from curation.store.overrides import Overrides
     from curation.store.rows import Rows, RowsBySeq, Shared
 
@@ -80,9 +80,9 @@ class ProjectState:
     @cached_property
     def rows(self) -> dict[Kind, Rows]:
         """The rows of each kind in order of seq, without erased rows and without the candidates of pairs."""
-        from curation.store.rows import list_rows
+        from curation.store.rows import list_kinds
 
-        return {kind: list_rows(self.db, kind) for kind in KINDS}
+        return list_kinds(self.db)
 
     @cached_property
     def row_by_seq(self) -> RowsBySeq:
@@ -258,13 +258,12 @@ class ProjectState:
         by_kind: dict[str, int] = {kind: review.overlap_of(kind) for kind in KINDS}
         return Policy(review.policy, review.largest_overlap, review.margin, by_kind)
 
-    def _read_answers(self, table: reviews.Table, *, excluded: bool, db: Database | None = None) -> Answers:
+    def _read_answers(self, table: reviews.Table, *, excluded: bool, found: Found | None = None) -> Answers:
         from curation.store.answers import load_answers
 
-        db = db or self.db
-        out = reviews.present_names(db, self.project.review.exclude)
-        found = load_answers(db, table)
-        return found.of(out, excluded=not excluded) if out or excluded else found
+        out = reviews.present_names(self.db, self.project.review.exclude)
+        answers = load_answers(self.db, table, found=found)
+        return answers.of(out, excluded=not excluded) if out or excluded else answers
 
     def _submitted(self, answers: Mapping[int, Sequence[StoredAnswer]]) -> list[GivenAnswer]:
         return [
@@ -362,16 +361,16 @@ class ProjectState:
         return other
 
     def read_rows_and_answers(self) -> None:
-        """Read the rows while another thread reads the answers, which SQLite and Arrow do without Python's lock."""
+        """Read the rows and the answers at the same time, if there are many."""
+        from curation.store.answers import answers_query
+        from curation.store.apart import read_apart
+        from curation.store.rows import list_kinds, row_queries
 
-        def read() -> Answers:
-            with open_store(self.workspace.folder) as db:  # a connection belongs to its thread
-                return self._read_answers("answers", excluded=False, db=db)
-
-        with ThreadPoolExecutor(1) as pool:
-            reading = pool.submit(read)
-            _ = self.rows
-            self.__dict__["answers"] = reading.result()
+        queries = row_queries()
+        if found := read_apart(self.db, [*queries, answers_query("answers")]):
+            *rows, answers = found
+            self.__dict__["rows"] = list_kinds(self.db, found=rows)
+            self.__dict__["answers"] = self._read_answers("answers", excluded=False, found=answers)
 
     def forget_answers(self) -> None:
         """Free the answers, which take a gigabyte for a million rows with two each. They are read again where they are needed again."""

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -14,30 +12,13 @@ from curation.store.answers import Answers, load_answers
 from curation.store.columns import read_columns
 from curation.store.database import Database, open_store
 from curation.store.reviews import StoredAnswer
+from tests.support.answers import random_answers
 
 
 @pytest.fixture
 def db(tmp_path: Path) -> Iterator[Database]:
     with open_store(tmp_path) as db:
         yield db
-
-
-def random_answers(seed: int, n: int = 300) -> list[StoredAnswer]:
-    """Answers that were changed, withdrawn, given twice to one row, or hold texts with the separators of columns."""
-    rng = random.Random(seed)
-    bodies: list[dict[str, Any]] = [
-        {"verdict": "approve"}, {"verdict": "reject", "comment": "not\x1ftrue\x1e"}, {"verdict": "approve", "edited_completion": "é" * 300},
-        {}, {"verdict": None, "comment": "\x1e"},
-    ]  # fmt: skip
-    users = ["ada", "ben", "Zoë", "odd\x1fname", "\x1e", ""]
-    return [
-        StoredAnswer(
-            f"r{rng.randrange(n // 2)}", f"2026-11-{rng.randrange(10, 20)}", rng.randrange(1, 40), rng.choice(users),
-            rng.choice(["submitted", "submitted", "draft", "discarded"]), rng.choice(bodies), rng.choice(["p", "q"]), "form",
-            rng.random() < 0.2,
-        )
-        for _ in range(n)
-    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("seed", range(6))
