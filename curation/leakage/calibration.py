@@ -99,7 +99,7 @@ def calibrate(
     known, same_text = np.maximum(near, 0), numbered(texts)
     is_own = (owners[known] == owners[:, None]) | (same_text[known] == same_text[:, None])
     near = np.where(is_own | repeats(near), -1, near)
-    similarity, _ = features.compare(prepared, np.arange(len(prepared)), near)
+    similarity = features.compare(prepared, near)
     nearest = np.sort(np.where(near[:, :, None] >= 0, similarity, 0.0), axis=1)[:, -CROWD:]
     crowding = np.maximum(nearest, 0.0).sum(axis=1) / (2 * CROWD)
     corrected = similarity - crowding[np.maximum(near, 0)]

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from curation.dedup.arrow_text import Array, arrow_texts, spread
+from curation.dedup.arrow_text import Array, Rows, arrow_texts, spread
 from curation.dedup.normalization import normalize
 from curation.leakage.ngrams import readable_rows
 
@@ -93,7 +93,7 @@ LONG = 40
 
 _LEXICAL = 0.25
 # Least share of character n-grams in common at which two texts are compared letter by letter: one changed letter in ten leaves .6.
-_SHARE = 0.4
+LEAST_SHARE = 0.4
 
 
 def is_code(text: str) -> bool:
@@ -178,12 +178,11 @@ class Bags(NamedTuple):
     """Offset of each text, and the end."""
     numbers: Array
     """Distinct numbers of n-grams or values."""
-    times: Array
-    """1 + log of their count."""
+    counts: Array
 
 
 class WeightedBags(NamedTuple):
-    """The bags of items at unit length, and the weight of every number."""
+    """The bags of a suite's items at unit length, and the weight of every number."""
 
     at: Array
     numbers: Array
@@ -193,23 +192,78 @@ class WeightedBags(NamedTuple):
     unknown: float
     """Weight of a number that no item holds."""
 
-    def cosines(self, bags: Bags, which: Array, candidates: Array) -> tuple[Array, Array]:
-        """Return the cosine of each text with its candidate items, and the share of the numbers in common.
+
+class UnitIndex(NamedTuple):
+    """The bags of several suites' items, as `kernels.words` compares texts with them."""
+
+    number_of: Array
+    """Number, from 1, of each n-gram or value that a unit holds; 0 for all others."""
+    begin: Array
+    """The numbers of unit u are numbers[begin[u]:end[u]], at the same places as `unit` and `own`."""
+    end: Array
+    numbers: Array
+    unit: Array
+    own: Array
+    """Weight of each number in the suite of the unit."""
+    suite: Array
+    weights: Array
+    """(numbers, suites)."""
+
+    def compare(self, texts: Bags | Rows, candidates: Array, *, among: Array | None = None, least: float = 0.0) -> tuple[Array, Array]:
+        """Return the cosine of each text with its candidate units, and the share of the numbers in common.
 
         Args:
-            bags: the texts.
-            which: indices of the texts to compare.
-            candidates: (len(which), k) items, -1 for none.
+            texts: bags, or texts of which the bags of n-grams are taken.
+            candidates: (texts, k) units, -1 for none.
+            among: of each unit; texts that share less than `least` with all of these candidates get zeros. None for all texts.
+            least: see `among`.
         """
-        from curation.leakage.kernels.words import cosines_into
+        from curation.leakage.kernels.words import compare_bags, compare_grams
 
         cosine, share = np.zeros(candidates.shape), np.zeros(candidates.shape, np.float32)
-        spread(cosines_into, len(which), which, bags, self, candidates, cosine, share)
+        is_bags = isinstance(texts, Bags)
+        # An n-gram occurs at most once for each code point, which are fewer than one and a half times the bytes (`kernels.read.room_for`).
+        most = int(texts.counts.max(initial=0)) if isinstance(texts, Bags) else 2 * int(texts.sizes.max(initial=0)) + 8
+        logs = 1 + np.log(np.maximum(np.arange(most + 1, dtype=np.float64), 1.0))
+        given = texts if isinstance(texts, Bags) else texts.raw
+        spread(
+            compare_bags if is_bags else compare_grams, len(candidates), given, self, logs, np.ascontiguousarray(candidates, np.int64),
+            np.empty(0, np.bool_) if among is None else among, least, cosine, share,
+        )  # fmt: skip
         return cosine, share
 
 
+def index_units(suites: Sequence[WeightedBags], suite: Array, place: Array) -> UnitIndex:
+    """Index the items of suites together.
+
+    Args:
+        suites: bags of each suite.
+        suite: suite of each unit.
+        place: place of each unit in its suite.
+    """
+    number_of = np.zeros(len(suites[0].weights), np.int32)
+    for bags in suites:
+        number_of[bags.numbers] = 1
+    known = np.flatnonzero(number_of)
+    number_of[known] = np.arange(1, len(known) + 1)
+    weights = np.empty((len(known) + 1, len(suites)))
+    for column, bags in enumerate(suites):
+        weights[0, column], found = bags.unknown, bags.weights[known]
+        weights[1:, column] = np.where(found == 0, bags.unknown, found)
+    first = np.cumsum([0, *(len(bags.numbers) for bags in suites)])
+    begin, end = np.zeros(len(suite), np.int64), np.zeros(len(suite), np.int64)
+    for column, bags in enumerate(suites):
+        mine = suite == column
+        begin[mine], end[mine] = first[column] + bags.at[place[mine]], first[column] + bags.at[place[mine] + 1]
+    return UnitIndex(
+        number_of, begin, end, np.concatenate([number_of[bags.numbers] for bags in suites]),
+        np.concatenate([bags.unit for bags in suites]), np.concatenate([bags.weights[bags.numbers] for bags in suites]),
+        suite.astype(np.int64), weights,
+    )  # fmt: skip
+
+
 class Prepared(NamedTuple):
-    """Texts as the features read them."""
+    """Items as the features read them."""
 
     grams: Bags
     values: Bags
@@ -217,6 +271,20 @@ class Prepared(NamedTuple):
 
     def __len__(self) -> int:
         return len(self.grams.at) - 1
+
+
+class Pieces(NamedTuple):
+    """Pieces of rows as the features read them."""
+
+    rows: Rows
+    """The texts of which the n-grams are taken."""
+    values: Bags
+    dense: Array | None
+
+    def take(self, places: Array) -> Pieces:
+        """Return the pieces at some places, without their values."""
+        nothing = Bags(np.zeros(len(places) + 1, np.int64), np.empty(0, np.int32), np.empty(0, np.int32))
+        return Pieces(self.rows.take(places), nothing, None if self.dense is None else self.dense[places])
 
 
 class Reader:
@@ -228,25 +296,28 @@ class Reader:
 
     def learn(self, items: Sequence[str]) -> Prepared:
         """Return the bags and vectors of a suite's items, and number their values."""
-        return self._read(items, values_of(items), learn=True)
+        held = values_of(items)
+        for own in held:
+            for value in own:
+                self.numbers.setdefault(value, len(self.numbers) + 1)
+        return Prepared(_grams(plain_texts(items)), self._bags(held), self._dense(items))
 
-    def read(self, texts: Sequence[str], *, has_values: Sequence[bool]) -> Prepared:
-        """Return the bags and vectors of pieces of rows; values only where `has_values`, since most items hold none."""
+    def read(self, texts: Sequence[str], *, has_values: Sequence[bool]) -> Pieces:
+        """Return pieces of rows for comparison, with values only where `has_values`, since most items hold none."""
         which = [place for place, wanted in enumerate(has_values) if wanted]
         held = list[Mapping[str, int]]([{}]) * len(texts)
         for place, own in zip(which, values_of([texts[place] for place in which]), strict=True):
             held[place] = own
-        return self._read(texts, held, learn=False)
+        return Pieces(readable_rows(plain_texts(texts)), self._bags(held), self._dense(texts))
 
-    def _read(self, texts: Sequence[str], held: Sequence[Mapping[str, int]], *, learn: bool) -> Prepared:
-        dense = self.embed([gist(text) for text in texts]) if self.encode else None
-        at, found, counts = [0], list[int](), list[int]()
-        for own in held:
-            found += [self.numbers.setdefault(v, len(self.numbers) + 1) if learn else self.numbers.get(v, _FOREIGN) for v in own]
-            counts += own.values()
-            at.append(len(found))
-        bags = Bags(np.array(at, np.int64), np.array(found, np.int32), 1 + np.log(np.array(counts, np.float64)))
-        return Prepared(_grams(plain_texts(texts)), bags, dense)
+    def _bags(self, held: Sequence[Mapping[str, int]]) -> Bags:
+        found = [self.numbers.get(value, _FOREIGN) for own in held for value in own]
+        counts = [n for own in held for n in own.values()]
+        at = np.append(0, np.cumsum([len(own) for own in held])).astype(np.int64)
+        return Bags(at, np.array(found, np.int32), np.array(counts, np.int32))
+
+    def _dense(self, texts: Sequence[str]) -> Array | None:
+        return self.embed([gist(text) for text in texts]) if self.encode else None
 
     def embed(self, texts: Sequence[str]) -> Array:
         """Return the vectors of texts; each text is embedded once."""
@@ -281,27 +352,26 @@ class SuiteFeatures:
             self.whitening = np.asarray(axes * (variance + _SHRINK * variance.mean() + 1e-12) ** -0.5)
             self.whitened = self._whiten(items.dense)
 
-    def compare(self, texts: Prepared, which: Array, candidates: Array) -> tuple[Array, Array]:
-        """Compare texts with their candidate items.
-
-        Args:
-            texts: prepared texts.
-            which: indices of the texts to compare.
-            candidates: (len(which), k) items, -1 for none.
-
-        Returns:
-            (similarity (len(which), k, features), share of n-grams in common over those of the text that has fewer).
-        """
+    def compare(self, items: Prepared, candidates: Array) -> Array:
+        """Return the (items, k, features) similarity of the suite's items to others of them; -1 where a candidate is -1."""
+        every = np.zeros(len(items), np.int64), np.arange(len(items))
         similarity = np.zeros((*candidates.shape, 4 if self.dense is not None else 2))
-        lexical, share = self.grams.cosines(texts.grams, which, candidates)
-        similarity[:, :, LEXICAL] = lexical
-        similarity[:, :, VALUES], _ = self.values.cosines(texts.values, which, candidates)
-        if self.dense is not None and texts.dense is not None:
-            known, dense = np.maximum(candidates, 0), texts.dense[which]
-            similarity[:, :, DENSE] = np.einsum("nd,nkd->nk", dense, self.dense[known])
-            similarity[:, :, WHITENED] = np.einsum("nd,nkd->nk", self._whiten(dense), self.whitened[known])
+        similarity[:, :, LEXICAL], _ = index_units([self.grams], *every).compare(items.grams, candidates)
+        similarity[:, :, VALUES], _ = index_units([self.values], *every).compare(items.values, candidates)
+        if items.dense is not None:
+            similarity[:, :, DENSE:] = self.compare_dense(items.dense, candidates)
         similarity[candidates < 0] = -1.0
-        return similarity, share
+        return similarity
+
+    def compare_dense(self, dense: Array, candidates: Array) -> Array:
+        """Return the (texts, k, 2) similarity of texts' vectors to those of their candidate items, plain and whitened."""
+        assert self.dense is not None
+        known = np.maximum(candidates, 0)
+        plain, whitened = (
+            np.einsum("nd,nkd->nk", dense, self.dense[known]),
+            np.einsum("nd,nkd->nk", self._whiten(dense), self.whitened[known]),
+        )
+        return np.stack([plain, whitened], axis=2)
 
     def nearest(self, dense: Array, most: int) -> Array:
         """Return the items nearest by embedding, for texts that share few words with an item."""
@@ -319,7 +389,7 @@ def _weighted(bags: Bags, held_by: Array, n: int, *, unknown: float) -> Weighted
     weights = np.zeros(len(held_by))
     known = np.flatnonzero(held_by)
     weights[known] = np.log((1 + n) / (1 + held_by[known])) + 1
-    values = bags.times * weights[bags.numbers]
+    values = (1 + np.log(bags.counts.astype(np.float64))) * weights[bags.numbers]
     sums = np.append(0, np.cumsum(values**2))
     norms = np.sqrt(np.maximum(sums[bags.at[1:]] - sums[bags.at[:-1]], 1e-12))
     return WeightedBags(bags.at, bags.numbers, (values / np.repeat(norms, np.diff(bags.at))).astype(np.float32), weights, float(unknown))
@@ -336,7 +406,7 @@ def _grams(texts: Sequence[str]) -> Bags:
     spread(bags_into, len(rows), rows.raw, at, buckets, counts, filled)
     starts = np.append(0, np.cumsum(filled)).astype(np.int64)
     kept = np.repeat(at[:-1] - starts[:-1], filled) + np.arange(starts[-1])
-    return Bags(starts, buckets[kept], 1 + np.log(counts[kept].astype(np.float64)))
+    return Bags(starts, buckets[kept], counts[kept])
 
 
 class EditedCopies:
@@ -360,7 +430,7 @@ class EditedCopies:
         known = [place for place, unit in enumerate(own.tolist()) if nearest[place] >= 0 and len(self.texts[unit]) >= LONG]
         # Ratios below the least cut do not matter, and most are far below it.
         ratios = [
-            partial_ratio(self.normal[own[place]], self.normal[nearest[place]], score_cutoff=EDITED) if share[place] >= _SHARE else 0.0
+            partial_ratio(self.normal[own[place]], self.normal[nearest[place]], score_cutoff=EDITED) if share[place] >= LEAST_SHARE else 0.0
             for place in known
         ]
         if ratios:
@@ -383,7 +453,7 @@ class EditedCopies:
         copied, ratio = np.full(len(texts), -1, np.int64), np.zeros(len(texts))
         # The two most similar candidates: letter comparison is the slowest step, and a copy is nearly always the first.
         ranked = np.argsort(-lexical, axis=1, kind="stable")[:, :2]
-        likely = (candidates >= 0) & (lexical >= _LEXICAL) & (share >= _SHARE)
+        likely = (candidates >= 0) & (lexical >= _LEXICAL) & (share >= LEAST_SHARE)
         for place in np.flatnonzero(np.take_along_axis(likely, ranked, axis=1).any(axis=1)).tolist():
             own = normalize(texts[place])
             for at in ranked[place].tolist():

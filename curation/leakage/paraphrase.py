@@ -9,17 +9,30 @@ item and makes items look similar to one another, so it is removed from items an
 
 from __future__ import annotations
 
+import ctypes
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Collection, Iterator, Mapping, Sequence, Set
 from typing import NamedTuple
 
 import numpy as np
 
-from curation.dedup.arrow_text import Array, Rows, bytes_of, text_of, with_texts
+from curation.dedup.arrow_text import Array, Rows, text_of, with_texts
 from curation.dedup.normalization import normalize
 from curation.leakage.calibration import RowCut, Scale, background_cuts, calibrate, cut_by_rows, numbered, repeats
-from curation.leakage.features import DENSE, LEXICAL, LONG, EditedCopies, Encoder, Prepared, Reader, SuiteFeatures
+from curation.leakage.features import (
+    DENSE,
+    LEAST_SHARE,
+    LEXICAL,
+    LONG,
+    VALUES,
+    EditedCopies,
+    Encoder,
+    Pieces,
+    Reader,
+    SuiteFeatures,
+    index_units,
+)
 from curation.leakage.ngrams import (
     ANCHOR,
     HAS_BOILERPLATE,
@@ -80,13 +93,11 @@ MARGINS = (("margin", float), ("second", float), ("item", int), ("suite", int))
 """Fields of a match that lower the cuts, in the order of `ParaphraseDetector.lower_cuts_by`, and their types."""
 
 
-class _Comparison(NamedTuple):
-    """Pieces compared with their candidates; all arrays are (pieces, candidates)."""
+class _Measured(NamedTuple):
+    """Pieces measured against their candidates; all arrays are (pieces, candidates)."""
 
     similarity: Array
     """(pieces, candidates, features)."""
-    share: Array
-    """Share of n-grams in common."""
     margin: Array
     """Standard deviations above the cut."""
     loose: Array
@@ -136,8 +147,8 @@ class ParaphraseDetector:
         self.shortlist, self.copies = Shortlist(self.texts), EditedCopies(self.texts)
         # One number for all units of items with the same text: a suite that is protected twice is no boilerplate.
         self.twins = numbered([items[owner] for owner in self.owners.tolist()])
-        self.is_long = [len(text) >= LONG for text in self.texts]
-        self.short: list[bool] = (np.diff(words_of(readable_rows(self.texts))[1]) <= SHORT_ITEM).tolist()
+        self.is_long = np.array([len(text) >= LONG for text in self.texts], np.bool_)
+        self.short = np.diff(words_of(readable_rows(self.texts))[1]) <= SHORT_ITEM
         self.place, self.suite = np.zeros(len(units), np.int64), np.zeros(len(units), np.int64)
         self.has_values, self.floor = np.zeros(len(units), np.bool_), np.zeros(len(units))
         self.suites: list[tuple[str, SuiteFeatures, Scale]] = []
@@ -176,7 +187,7 @@ class ParaphraseDetector:
         which = which if among is None else np.intersect1d(which, among)
         found: dict[int, ParaphraseMatch] = {}
         for start in range(0, len(which), _BLOCK):
-            found |= self._compare_rows(rows, which[start : start + _BLOCK].tolist(), near, without, copies_only)
+            found |= self._compare_rows(rows, which[start : start + _BLOCK], near, without, copies_only)
         return found
 
     def lower_cuts(self, found: Collection[ParaphraseMatch], n_rows: int) -> None:
@@ -235,6 +246,9 @@ class ParaphraseDetector:
             self.scales.append((name, scale))
             self.place[own], self.suite[own] = np.arange(len(own)), number
             self.has_values[own] = np.diff(read[name].values.at) > 0
+        self.grams, self.values = (
+            index_units([getattr(features, name) for _, features, _ in self.suites], self.suite, self.place) for name in ("grams", "values")
+        )
         near = self.shortlist.find(readable_rows(self.texts), most=CANDIDATES)
         other = (near.item >= 0) & (self.twins[np.maximum(near.item, 0)] != self.twins[:, None])
         scores = np.where(other, near.score, 0.0)
@@ -242,125 +256,149 @@ class ParaphraseDetector:
         neighbour = np.where(nearest > 0, near.item[np.arange(len(at)), at], -1)
         for name, own in owned.items():
             self.floor[own] = min(float(np.quantile(nearest[own], FLOOR[self.reader.encode is not None])), 0.35)
-            share = self._compare(read[name], neighbour[own][:, None]).share
+            _, share = self.grams.compare(read[name].grams, neighbour[own][:, None])
             self.copies.calibrate(own, neighbour[own], share[:, 0], rate=self.rate)
 
     def _compare_rows(
-        self, rows: Rows, which: Sequence[int], near: Candidates, without: Sequence[int] | None, copies_only: bool
+        self, rows: Rows, which: Array, near: Candidates, without: Sequence[int] | None, copies_only: bool
     ) -> dict[int, ParaphraseMatch]:
-        windows = zip(which, near.item[which].tolist(), near.begin[which].tolist(), near.end[which].tolist(), strict=True)
-        pieces = [
-            (row, *piece)
-            for row, items, begins, ends in windows
-            for piece in self._pieces(bytes_of(rows, row), zip(items, begins, ends, strict=True), copies_only)
-        ]
-        if not pieces:
+        owner, texts, candidates = self._pieces(rows, which, near, copies_only)
+        if not texts:
             return {}
-        owner, texts = np.array([row for row, _, _ in pieces]), [text for _, text, _ in pieces]
-        candidates = np.array([units for _, _, units in pieces])
         # With embeddings any item may become a candidate, so the values of every piece are needed.
-        wanted = (self.has_values[candidates] & (candidates >= 0)).any(axis=1) | (self.reader.encode is not None)
-        prepared = self.reader.read(texts, has_values=(wanted & (not copies_only)).tolist())
-        if prepared.dense is not None:
+        wanted = np.any(self.has_values[candidates] & (candidates >= 0), axis=1) | (self.reader.encode is not None)
+        read = self.reader.read(texts, has_values=np.logical_and(wanted, not copies_only).tolist())
+        if read.dense is not None:
             # The nearest units of each suite by embedding.
             by_suite = [np.flatnonzero(self.suite == number) for number in range(len(self.suites))]
             nearest = np.concatenate(
-                [own[features.nearest(prepared.dense, _BY_EMBEDDING)] for own, (_, features, _) in zip(by_suite, self.suites, strict=True)],
+                [own[features.nearest(read.dense, _BY_EMBEDDING)] for own, (_, features, _) in zip(by_suite, self.suites, strict=True)],
                 axis=1,
             )
             if without is not None:
                 nearest = np.where(self.owners[nearest] == np.asarray(without)[owner][:, None], -1, nearest)
             candidates = np.concatenate([candidates, nearest], axis=1)
         candidates = np.where(repeats(candidates), -1, candidates)
-        compared = self._compare(prepared, candidates)
-        copied, ratio = self.copies.find(texts, candidates, compared.similarity[:, :, LEXICAL], compared.share)
-        best = compared.margin.argmax(axis=1)
-        every = np.arange(len(pieces))
-        unit, over = candidates[every, best], compared.margin[every, best]
-        possible = over > compared.loose[every, best]
-        found: dict[int, ParaphraseMatch] = {}
-        # Sorted so that the strongest piece of each row comes last and overwrites the others.
-        for place in np.lexsort((-every, over, ratio)).tolist():
-            at = int(best[place])
-            if unit[place] >= 0 and (ratio[place] or not copies_only):
-                item = self.owners[copied[place] if ratio[place] else unit[place]]
-                similarity = tuple(compared.similarity[place, at].tolist())
-                found[int(owner[place])] = ParaphraseMatch(
-                    int(item),
-                    float(over[place]),
-                    bool(possible[place]),
-                    texts[place],
-                    similarity,
-                    float(ratio[place]),
-                    int(self.suite[unit[place]]),
-                )
-        # The best other item of each row: another text of the same suite.
-        known = np.maximum(candidates, 0)
-        own, suite = np.full(len(rows), -1), np.full(len(rows), -1)
-        for row, match in found.items():
-            own[row], suite[row] = self.twins[np.searchsorted(self.owners, match.item)], match.suite
-        is_other = (candidates >= 0) & (self.twins[known] != own[owner][:, None]) & (self.suite[known] == suite[owner][:, None])
-        second = np.full(len(rows), -np.inf)
-        np.maximum.at(second, owner, np.where(is_other, compared.margin, -np.inf).max(axis=1, initial=-np.inf))
-        return {row: match._replace(second=float(second[row])) for row, match in found.items()}
+        lexical, share = self.grams.compare(read.rows, candidates, among=self.is_long if copies_only else None, least=LEAST_SHARE)
+        copied, ratio = self.copies.find(texts, candidates, lexical, share)
+        if copies_only:
+            # Nothing else is found, so only copies are measured further; most rows hold none.
+            kept = np.flatnonzero(ratio)
+            owner, texts, candidates, lexical = owner[kept], [texts[place] for place in kept.tolist()], candidates[kept], lexical[kept]
+            read, copied, ratio = read.take(kept), copied[kept], ratio[kept]
+        return self._strongest(owner, texts, candidates, self._measure(read, candidates, lexical), copied, ratio)
 
-    def _compare(self, prepared: Prepared, candidates: Array) -> _Comparison:
-        dense = prepared.dense is not None
-        similarity, share = np.zeros((*candidates.shape, 4 if dense else 2)), np.zeros(candidates.shape)
+    def _strongest(
+        self, owner: Array, texts: Sequence[str], candidates: Array, measured: _Measured, copied: Array, ratio: Array
+    ) -> dict[int, ParaphraseMatch]:
+        """Return the match of the strongest piece of each row.
+
+        Args:
+            owner: row of each piece, ascending.
+            texts: the pieces.
+            candidates: (pieces, candidates) units, -1 for none.
+            measured: the candidates as `_measure` returns them.
+            copied: unit that each piece holds an edited copy of, -1 for none.
+            ratio: its ratio; 0 for none.
+        """
+        every = np.arange(len(texts))
+        best = measured.margin.argmax(axis=1)
+        unit, over = candidates[every, best], measured.margin[every, best]
+        # Sorted so that the strongest piece of each row comes first.
+        ranked = np.lexsort((-every, over, ratio))[::-1]
+        ranked = ranked[unit[ranked] >= 0]
+        rows, first = np.unique(owner[ranked], return_index=True)
+        places = ranked[first]
+        item, suite = self.owners[np.where(ratio > 0, copied, unit)[places]], self.suite[unit[places]]
+        # The best other item of each row: another text of the same suite.
+        of_row = np.searchsorted(rows, owner)
+        of_row[(of_row == len(rows))] = 0
+        known, own = np.maximum(candidates, 0), self.twins[np.searchsorted(self.owners, item)]
+        is_other = (candidates >= 0) & (self.twins[known] != own[of_row][:, None]) & (self.suite[known] == suite[of_row][:, None])
+        second = np.full(len(rows), -np.inf)
+        np.maximum.at(second, of_row, np.where(is_other, measured.margin, -np.inf).max(axis=1, initial=-np.inf))
+        possible = over > measured.loose[every, best]
+        columns = (
+            item.tolist(), over[places].tolist(), possible[places].tolist(), places.tolist(),
+            measured.similarity[places, best[places]].tolist(), ratio[places].tolist(), suite.tolist(), second.tolist(),
+        )  # fmt: skip
+        return {
+            row: ParaphraseMatch(item, margin, is_possible, texts[place], tuple(similarity), own_ratio, number, next_best)
+            for row, item, margin, is_possible, place, similarity, own_ratio, number, next_best in zip(rows.tolist(), *columns, strict=True)
+        }
+
+    def _measure(self, pieces: Pieces, candidates: Array, lexical: Array) -> _Measured:
+        """Measure pieces against their candidates, whose lexical similarity is known, by all features."""
+        similarity = np.zeros((*candidates.shape, 2 if pieces.dense is None else 4))
         margin, loose = np.full(candidates.shape, -np.inf), np.zeros(candidates.shape)
+        similarity[:, :, LEXICAL], (similarity[:, :, VALUES], _) = lexical, self.values.compare(pieces.values, candidates)
         of_suite = np.where(candidates >= 0, self.suite[np.maximum(candidates, 0)], -1)
         for number, (_, features, scale) in enumerate(self.suites):
             mine = of_suite == number
             touched = np.flatnonzero(mine.any(axis=1))
             if not len(touched):
                 continue
-            places = np.where(mine[touched], self.place[np.maximum(candidates[touched], 0)], -1)
-            found, common = features.compare(prepared, touched, places)
-            here = np.nonzero(mine[touched])
+            places, here = np.where(mine[touched], self.place[np.maximum(candidates[touched], 0)], -1), np.nonzero(mine[touched])
             at = (touched[here[0]], here[1])
-            similarity[at], share[at], margin[at] = found[here], common[here], scale.evidence(found, places)[here]
-            loose[at] = scale.loose - scale.cut
+            if pieces.dense is not None:
+                similarity[at[0], at[1], DENSE:] = features.compare_dense(pieces.dense[touched], places)[here]
+            margin[at], loose[at] = scale.evidence(similarity[touched], places)[here], scale.loose - scale.cut
         # A piece that is as similar to `SHARED_BY` different items as to the best one matches what they share, not the one that leaked.
-        raw = similarity[:, :, LEXICAL] + (similarity[:, :, DENSE] if dense else 0.0)
+        raw = similarity[:, :, LEXICAL] + (similarity[:, :, DENSE] if pieces.dense is not None else 0.0)
         twins = np.where(candidates >= 0, self.twins[np.maximum(candidates, 0)], -1)
         if candidates.shape[1] >= SHARED_BY:
             ranked = np.sort(np.where((candidates >= 0) & ~repeats(twins), raw, 0.0), axis=1)[:, ::-1]
             margin[ranked[:, SHARED_BY - 1] >= 0.9 * ranked[:, 0]] = -50.0
-        return _Comparison(similarity, share, margin, loose)
+        return _Measured(similarity, margin, loose)
 
-    def _pieces(self, body: bytes, near: Iterable[tuple[int, int, int]], copies_only: bool) -> Iterator[tuple[str, list[int]]]:
-        """Yield the windows of a row that are near an item, and their clauses if the item is short, with the candidates of each.
+    def _pieces(self, rows: Rows, which: Array, near: Candidates, copies_only: bool) -> tuple[Array, list[str], Array]:
+        """Return the windows of rows that are near an item, and their clauses if the item is short.
 
         With `copies_only` those are left out in which `EditedCopies` looks for none: the piece or all of its candidates are short.
 
-        Args:
-            body: the row's text.
-            near: (item, begin, end) of its candidates, -1 for no item.
-            copies_only: see `find`.
+        Returns:
+            (row of each piece, its text, (pieces, candidates) units).
         """
-        windows: dict[tuple[int, int], list[int]] = {}
-        for unit, begin, end in near:
-            if unit >= 0:
-                windows.setdefault((begin, end), []).append(unit)
-        for (begin, end), units in windows.items():
-            whole = end - begin > 0.9 * len(body)
-            if copies_only and ((len(body) if whole else end - begin) < LONG or not any(self.is_long[unit] for unit in units)):
-                continue
-            text = (body if whole else body[begin:end]).decode("utf-8", "replace")[:_CHARACTERS]
+        items, begin, end = near.item[which], near.begin[which], near.end[which]
+        # A window begins a line of its own at the first of its candidates.
+        is_first = items >= 0
+        for k in range(1, items.shape[1]):
+            same = (begin[:, :k] == begin[:, k : k + 1]) & (end[:, :k] == end[:, k : k + 1]) & (items[:, :k] >= 0)
+            is_first[:, k] &= ~same.any(axis=1)
+        place, column = np.nonzero(is_first)
+        begin_of, end_of, size = begin[place, column], end[place, column], rows.sizes[which[place]]
+        units = np.where((begin[place] == begin_of[:, None]) & (end[place] == end_of[:, None]), items[place], -1)
+        is_short: Array = self.short[units] & (units >= 0)
+        # Bytes that are read; a window that is nearly the row is the row.
+        is_whole = end_of - begin_of > 0.9 * size
+        begin_of, end_of = np.where(is_whole, 0, begin_of), np.where(is_whole, size, end_of)
+        in_clauses = np.asarray(is_short.any(axis=1))
+        if copies_only:
+            is_long = self.is_long[units] & (units >= 0)
+            in_clauses = np.asarray((is_short & is_long).any(axis=1))
+            kept = np.flatnonzero((end_of - begin_of >= LONG) & is_long.any(axis=1))
+        else:
+            kept = np.arange(len(place))
+        texts, window, is_clause = list[str](), list[int](), list[bool]()
+        addresses = rows.addresses[which[place]] + begin_of
+        columns = kept, addresses[kept], (end_of - begin_of)[kept], in_clauses[kept]
+        for n, address, length, has_clauses in zip(*(column.tolist() for column in columns), strict=True):
+            text = ctypes.string_at(address, length).decode("utf-8", "replace")[:_CHARACTERS]
             if copies_only and len(text) < LONG:
                 continue
-            yield text, _padded(units)
-            short = [unit for unit in units if self.short[unit]]
-            if not short or (copies_only and not any(self.is_long[unit] for unit in short)):
-                continue
-            for clause in segments(text)[1:_CLAUSES]:
+            texts.append(text)
+            window.append(n)
+            is_clause.append(False)
+            for clause in segments(text)[1:_CLAUSES] if has_clauses else ():
                 # A single word is no paraphrase.
-                if has_two_words(clause) and not (copies_only and len(clause) < LONG):
-                    yield clause, _padded(short)
-
-
-def _padded(units: Sequence[int]) -> list[int]:
-    return [*units, *[-1] * (CANDIDATES - len(units))]
+                if not (copies_only and len(clause) < LONG) and has_two_words(clause):
+                    texts.append(clause)
+                    window.append(n)
+                    is_clause.append(True)
+        of = np.array(window, np.int64)
+        kept_units = units[of]
+        kept_units[np.array(is_clause, np.bool_)[:, None] & ~is_short[of]] = -1
+        return which[place[of]], texts, kept_units
 
 
 def pieces_of(item: str) -> list[str]:

@@ -42,7 +42,7 @@ def segments(text: str) -> list[str]:
     """
     body = _HEADING.sub("\n", text) if _COLON.search(text) else text
     parts = (part.strip(" .") for part in _CLAUSE.split(body))
-    return list(dict.fromkeys([text, *(part for part in parts if len(part.split()) > 1 or len(part) > 3)]))
+    return list(dict.fromkeys([text, *(part for part in parts if len(part) > 3 or len(part.split()) > 1)]))
 
 
 class Resemblance:

@@ -361,21 +361,36 @@ def shortlist_into(start, stop, rows, chars, index, floors, found):
     most = max(1, longest_in(rows.sizes, start, stop))
     parts, first, last = np.empty(most + 1, np.uint64), np.empty(most + 1, np.int64), np.empty(most + 1, np.int64)
     groups, times = np.empty(most + 1, np.int64), np.zeros(len(index.rarity), np.int32)
-    seen, total, highest = np.empty(WINDOW, np.int64), np.zeros(index.n_items, np.float32), np.empty(found.item.shape[1], np.float32)
-    is_high = np.zeros(index.n_items, np.bool_)
+    seen, values = np.empty(WINDOW, np.int64), np.empty(WINDOW, np.float64)
+    total, highest = np.zeros(index.n_items, np.float32), np.empty(found.item.shape[1], np.float32)
+    is_high, logs = np.zeros(index.n_items, np.bool_), 1.0 + np.log(np.maximum(np.arange(WINDOW + 1), 1).astype(np.float64))
     for row in range(start, stop):
         n = row_parts(rows, row, chars, parts, first, last)
         for i in range(n):
             groups[i] = look_up(parts[i], index.slots, index.groups)
-        if len(floors) and not _reaches(groups, n, index, floors, times, seen, total):
+        # Most rows reach no floor. One loop over all items that compiles to vector instructions takes a fraction of the ranking's time.
+        is_near, from_part, n_seen, norm = len(floors) == 0, 0, 0, 0.0
+        while not is_near and from_part < n:
+            to_part = min(from_part + WINDOW, n)
+            n_seen, norm = _weigh(groups, from_part, to_part, index, logs, times, seen, values)
+            _add_up(seen, values, n_seen, index, total)
+            is_near = _reaches(total, floors, norm)
+            # The totals of a row that is one window are those that are ranked.
+            if not is_near or n > WINDOW:
+                total[:] = 0.0
+            if to_part == n:
+                break
+            from_part += STRIDE
+        if not is_near:
             continue
         # Views of this row's candidates: creating one per update costs more than the update.
         own = found.item[row], found.score[row], found.begin[row], found.end[row]
-        from_part = 0
+        is_added, from_part = len(floors) > 0 and n <= WINDOW, 0
         while from_part < n:
             to_part = min(from_part + WINDOW, n)
-            n_seen, norm = _weigh(groups, from_part, to_part, index, times, seen)
-            _add_up(seen, n_seen, index, times, total)
+            if not is_added:
+                n_seen, norm = _weigh(groups, from_part, to_part, index, logs, times, seen, values)
+                _add_up(seen, values, n_seen, index, total)
             left = _mark_highest(total, np.float32(own[1][-1] * norm), highest, is_high)
             # In the order in which the parts of the row name the items, which decides between equal ones.
             for i in range(n_seen):
@@ -394,16 +409,18 @@ def shortlist_into(start, stop, rows, chars, index, floors, found):
 
 
 @njit(nogil=True, cache=True)
-def _weigh(groups, from_part, to_part, index, times, seen):
-    """Count the known parts of a window.
+def _weigh(groups, from_part, to_part, index, logs, times, seen, values):
+    """Weight the known parts of a window.
 
     Args:
         groups: group of each part of the row, -1 for an unknown one.
         from_part: first part.
         to_part: end of the window.
         index: `ngrams.PartIndex`.
-        times: occurrences of each group, all 0; written.
+        logs: 1 + log of every number of occurrences.
+        times: occurrences of each group, all 0 before and after.
         seen: groups of the window; written.
+        values: weight of each of them; written.
 
     Returns:
         (number of groups seen, norm of the window).
@@ -419,28 +436,28 @@ def _weigh(groups, from_part, to_part, index, times, seen):
             n_seen += 1
         times[group] += 1
     for i in range(n_seen):
-        value = (1.0 + np.log(np.float64(times[seen[i]]))) * index.rarity[seen[i]]
-        norm += value * value
+        values[i] = logs[times[seen[i]]] * index.rarity[seen[i]]
+        times[seen[i]] = 0
+        norm += values[i] * values[i]
     return n_seen, np.sqrt(norm)
 
 
 @njit(nogil=True, cache=True)
-def _add_up(seen, n_seen, index, times, total):
+def _add_up(seen, values, n_seen, index, total):
     """Add to each item what the groups of a window have in common with it.
 
     Args:
         seen: groups of the window.
+        values: their weights.
         n_seen: number of them.
         index: `ngrams.PartIndex`.
-        times: occurrences of each group; set to 0.
         total: of each item, all 0; written.
     """
+    items, weights = index.items, index.weights
     for i in range(n_seen):
-        group = seen[i]
-        value = (1.0 + np.log(np.float64(times[group]))) * index.rarity[group]
-        times[group] = 0
-        for at in range(index.holders[group], index.holders[group + 1]):
-            total[index.items[at]] += np.float32(value * index.weights[at])
+        value = values[i]
+        for at in range(index.holders[seen[i]], index.holders[seen[i] + 1]):
+            total[items[at]] += np.float32(value * weights[at])
 
 
 @njit(nogil=True, cache=True)
@@ -478,27 +495,13 @@ def _mark_highest(total, least, highest, is_high):
 
 
 @njit(nogil=True, cache=True)
-def _reaches(groups, n, index, floors, times, seen, total):
-    """Return True if a window of the row may reach the floor of an item.
-
-    Most rows reach none. One loop over all items that compiles to vector instructions takes a fraction of the time of the ranking.
-    """
-    from_part = 0
-    while from_part < n:
-        to_part = min(from_part + WINDOW, n)
-        n_seen, norm = _weigh(groups, from_part, to_part, index, times, seen)
-        _add_up(seen, n_seen, index, times, total)
-        # A little less than the norm, so that rounding hides no row that the ranking would list.
-        length, over = np.float32(norm * 0.99999), 0
-        for item in range(len(total)):
-            over += total[item] > floors[item] * length
-            total[item] = np.float32(0.0)
-        if over:
-            return True
-        if to_part == n:
-            break
-        from_part += STRIDE
-    return False
+def _reaches(total, floors, norm):
+    """Return True if a window may reach the floor of an item."""
+    # A little less than the norm, so that rounding hides no row that the ranking would list.
+    length, is_over = np.float32(norm * 0.99999), False
+    for item in range(len(total)):
+        is_over |= total[item] > floors[item] * length
+    return is_over
 
 
 @njit(nogil=True, cache=True)

@@ -325,21 +325,43 @@ def bags_into(start, stop, rows, at, buckets, counts, filled):
         counts: occurrences of each; written.
         filled: distinct buckets of each row; written.
     """
-    most = room_for(longest_in(rows.sizes, start, stop))
-    codes, padded, raw = np.empty(most, np.uint32), np.empty(most, np.uint32), np.empty(3 * most + 6, np.int32)
-    places = np.full(_room_for(3 * most + 6), -1, np.int64)
+    codes, padded, raw, places = _room_for_bags(rows, start, stop)
     for row in range(start, stop):
-        n = max(read_row(rows, row, codes), 0)
-        found, begin = 0, 0
-        for i in range(n + 1):
-            if i < n and codes[i] != 32:
-                continue
-            if i > begin:
-                padded[0], padded[i - begin + 1] = 32, 32
-                padded[1 : i - begin + 1] = codes[begin:i]
-                found += _grams_of_word(padded, i - begin + 2, raw[found:])
-            begin = i + 1
-        filled[row] = _count(raw, found, places, buckets[at[row] :], counts[at[row] :])
+        filled[row] = _bag(rows, row, codes, padded, raw, places, buckets[at[row] :], counts[at[row] :])
+
+
+@njit(nogil=True, cache=True)
+def _room_for_bags(rows, start, stop):
+    """Return scratch for `_bag` of these rows."""
+    most = room_for(longest_in(rows.sizes, start, stop))
+    places = np.full(_room_for(3 * most + 6), -1, np.int32)
+    return np.empty(most, np.uint32), np.empty(most, np.uint32), np.empty(3 * most + 6, np.int32), places
+
+
+@njit(nogil=True, cache=True)
+def _bag(rows, row, codes, padded, raw, places, buckets, counts):
+    """Write the distinct buckets of one text with their counts, and return their number.
+
+    Args:
+        rows: `RowBytes`.
+        row: index of the row.
+        codes: scratch, as `padded`, `raw` and `places` (`_room_for_bags`).
+        padded: scratch.
+        raw: scratch.
+        places: scratch.
+        buckets: bucket numbers; written.
+        counts: occurrences of each; written.
+    """
+    n, found, begin = max(read_row(rows, row, codes), 0), 0, 0
+    for i in range(n + 1):
+        if i < n and codes[i] != 32:
+            continue
+        if i > begin:
+            padded[0], padded[i - begin + 1] = 32, 32
+            padded[1 : i - begin + 1] = codes[begin:i]
+            found += _grams_of_word(padded, i - begin + 2, raw[found:])
+        begin = i + 1
+    return _count(raw, found, places, buckets, counts)
 
 
 @njit(nogil=True, cache=True)
@@ -382,38 +404,98 @@ def _grams_of_word(word, n, out):
 
 
 @njit(nogil=True, cache=True)
-def cosines_into(start, stop, which, bags, items, candidates, cosine, share):
-    """Compute the cosine of some texts with their candidate items, and the share of the n-grams in common.
+def compare_grams(start, stop, rows, index, logs, candidates, is_long, least, cosine, share):
+    """Compare texts with their candidates by character n-grams, without keeping the bags.
 
     Args:
-        start: first index into `which`.
+        start: first text.
         stop: end of the range.
-        which: indices of texts.
-        bags: `features.Bags` of the texts.
-        items: `features.WeightedBags` of the items, of unit length.
-        candidates: (n, k) items of each text, -1 for none.
-        cosine: (n, k); written.
-        share: (n, k) n-grams in common over those of the text or item that has fewer; written.
+        rows: `RowBytes` of the texts.
+        index: `features.UnitIndex`, whose `number_of` numbers the buckets.
+        logs: 1 + log of every count.
+        candidates: (texts, k) units, -1 for none.
+        is_long: units that an edited copy is looked for of. Texts that share fewer than `least` of the n-grams with all of these are left
+            out. Empty for all texts.
+        least: see `is_long`.
+        cosine: (texts, k), 0 where it is not computed; written.
+        share: (texts, k) n-grams in common over those of the text or unit that has fewer; written.
     """
-    weights, scratch = items.weights, np.zeros(len(items.weights), np.float32)
+    codes, padded, raw, places = _room_for_bags(rows, start, stop)
+    buckets, counts = np.empty(len(raw), np.int32), np.empty(len(raw), np.int32)
+    held, hits, norms = _room_for_units(index)
     for i in range(start, stop):
-        begin, end = bags.at[which[i]], bags.at[which[i] + 1]
-        norm = np.float64(0.0)
+        n = _bag(rows, i, codes, padded, raw, places, buckets, counts)
+        for place in range(n):
+            buckets[place] = index.number_of[buckets[place]]
+        _compare(buckets, counts, n, index, logs, candidates[i], is_long, least, held, hits, norms, cosine[i], share[i])
+
+
+@njit(nogil=True, cache=True)
+def compare_bags(start, stop, bags, index, logs, candidates, is_long, least, cosine, share):
+    """Compare bags with their candidates, as `compare_grams` does; `bags` is `features.Bags`."""
+    held, hits, norms = _room_for_units(index)
+    numbers = np.empty(longest_in(np.diff(bags.at), start, stop) + 1, np.int32)
+    for i in range(start, stop):
+        begin, end = bags.at[i], bags.at[i + 1]
         for place in range(begin, end):
-            value = bags.times[place] * (weights[bags.numbers[place]] or items.unknown)
-            scratch[bags.numbers[place]] = value
-            norm += value * value
-        for k in range(candidates.shape[1] if norm > 0 else 0):
-            item = candidates[i, k]
-            if item < 0:
+            numbers[place - begin] = index.number_of[bags.numbers[place]]
+        _compare(
+            numbers, bags.counts[begin:end], end - begin, index, logs, candidates[i], is_long, least, held, hits, norms, cosine[i], share[i]
+        )
+
+
+@njit(nogil=True, cache=True)
+def _room_for_units(index):
+    """Return scratch for `_compare`."""
+    longest = 0
+    for unit in range(len(index.begin)):
+        longest = max(longest, index.end[unit] - index.begin[unit])
+    return np.zeros(len(index.weights), np.int32), np.empty(longest + 1, np.int64), np.zeros(index.weights.shape[1], np.float64)
+
+
+@njit(nogil=True, cache=True)
+def _compare(numbers, counts, n, index, logs, candidates, is_long, least, held, hits, norms, cosine, share):
+    """Compare one bag with its candidates; arguments as for `compare_grams`, and the bag and scratch."""
+    for place in range(n):
+        held[numbers[place]] = counts[place]
+    # No unit holds the number of what is in no unit.
+    held[0] = 0
+    is_wanted = len(is_long) == 0
+    if not is_wanted:
+        for k in range(len(candidates)):
+            unit = candidates[k]
+            if unit >= 0 and is_long[unit]:
+                share[k] = _in_common(unit, index, held, hits) / max(1, min(n, index.end[unit] - index.begin[unit]))
+                is_wanted |= np.float64(share[k]) >= least
+    if is_wanted and n:
+        norms[:] = -1.0
+        for k in range(len(candidates)):
+            unit = candidates[k]
+            if unit < 0:
                 continue
-            dot, both = np.float64(0.0), 0
-            for place in range(items.at[item], items.at[item + 1]):
-                held = scratch[items.numbers[place]]
-                dot += items.unit[place] * held
-                both += held > 0
-            cosine[i, k] = dot / np.sqrt(norm)
-            share[i, k] = both / max(1, min(end - begin, items.at[item + 1] - items.at[item]))
-        # Clear only what this text set: the scratch is as long as the vocabulary.
-        for place in range(begin, end):
-            scratch[bags.numbers[place]] = 0.0
+            suite = index.suite[unit]
+            if norms[suite] < 0:
+                norms[suite] = 0.0
+                for place in range(n):
+                    value = logs[counts[place]] * index.weights[numbers[place], suite]
+                    norms[suite] += value * value
+            both, dot = _in_common(unit, index, held, hits), np.float64(0.0)
+            for hit in range(both):
+                place = hits[hit]
+                value = np.float32(logs[held[index.numbers[place]]] * index.own[place])
+                dot += index.unit[place] * value
+            cosine[k] = dot / np.sqrt(norms[suite])
+            share[k] = both / max(1, min(n, index.end[unit] - index.begin[unit]))
+    # Clear only what this text set: the scratch is as long as the vocabulary.
+    for place in range(n):
+        held[numbers[place]] = 0
+
+
+@njit(nogil=True, cache=True)
+def _in_common(unit, index, held, hits):
+    """Write the places of the unit's numbers that a text holds, and return how many these are."""
+    both = 0
+    for place in range(index.begin[unit], index.end[unit]):
+        hits[both] = place
+        both += held[index.numbers[place]] > 0
+    return both
