@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 
 from curation.store.processes import count_processes, in_processes
-from curation.store.spill import HELD, mapped
+from curation.store.spill import held, mapped
 
 Numbers = np.ndarray[Any, np.dtype[np.int64]]
 
@@ -85,7 +85,7 @@ def read_apart(db: sqlite3.Connection, queries: Sequence[str]) -> list[Found] | 
 
 def _memory(path: Path) -> IO[bytes]:
     """Return an empty file without a name, of a small workbench in memory."""
-    if path.stat().st_size > HELD:
+    if path.stat().st_size > held():
         return tempfile.TemporaryFile(dir=path.parent)
     return os.fdopen(os.memfd_create("rows"), "w+b")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,8 +11,22 @@ from typing import IO
 
 import pyarrow as pa
 
-HELD = 2**30
-"""Bytes of a column that are held in memory."""
+from curation.errors import ProjectError
+
+VARIABLE = "SEEDCORN_MEMORY_MB"
+_DEFAULT = 1024
+
+
+def held() -> int:
+    """Return the bytes of a column that are held in memory: `SEEDCORN_MEMORY_MB`, or a gigabyte.
+
+    Raises:
+        ProjectError: the variable is no number of megabytes.
+    """
+    given = os.environ.get(VARIABLE) or str(_DEFAULT)
+    if not given.isdecimal():
+        raise ProjectError(f"{VARIABLE}={given}", "is no whole number of megabytes", f"set it to {_DEFAULT}, or unset it")
+    return int(given) * 2**20
 
 
 class Bytes:
@@ -23,13 +38,13 @@ class Bytes:
         Args:
             folder: of the file; None keeps all in memory.
         """
-        self._folder, self._held = folder, bytearray()
+        self._folder, self._held, self._most = folder, bytearray(), held()
         self._file: IO[bytes] | None = None
 
     def add(self, parts: Sequence[bytes]) -> None:
         """Add bytes at the end."""
         self._held += b"".join(parts)
-        if self._folder is not None and len(self._held) > (HELD if self._file is None else 0):
+        if self._folder is not None and len(self._held) > (self._most if self._file is None else 0):
             self._file = self._file or _unnamed(self._folder)
             self._file.write(self._held)
             self._held.clear()

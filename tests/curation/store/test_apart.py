@@ -107,7 +107,7 @@ def test_what_no_other_process_sees_is_read_here(db: Database, always: pytest.Mo
 
 def test_a_large_workbench_is_read_into_a_file_that_has_no_name(db: Database, always: pytest.MonkeyPatch) -> None:
     fill(db)
-    always.setattr(apart, "HELD", 1)
+    always.setenv("SEEDCORN_MEMORY_MB", "0")
     folder = apart.workbench_file(db).parent
     before = set(folder.iterdir())
     found = read_apart(db, [f"SELECT seq, coalesce(body, '{NULL}') AS body FROM records WHERE body IS NOT NULL"])

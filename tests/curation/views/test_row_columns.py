@@ -12,12 +12,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from curation.errors import ProjectError
 from curation.records import Kind, Message, Record, identify, make_instruction, make_pair, parse_record
 from curation.snapshot.write import check_rows, schema_of
 from curation.store import records
 from curation.store.database import open_store
 from curation.store.records import Origin, Row
 from curation.store.rows import Rows, list_rows
+from curation.store.spill import held
 from curation.views.row_columns import prompts_of, read_columns, read_compared, taken, texts_at
 
 TURNS = (
@@ -126,8 +128,7 @@ def test_rows_too_large_for_memory_are_in_files_without_a_name(tmp_path: Path, m
     with open_store(tmp_path) as db:
         records.add_records(db, made, 1)
         rows = list_rows(db, "instruction")
-        monkeypatch.setattr("curation.store.spill.HELD", 300)
-        monkeypatch.setattr("curation.views.row_columns.HELD", 300)
+        monkeypatch.setenv("SEEDCORN_MEMORY_MB", "0")
         monkeypatch.setattr("curation.store.rows._PART", 7)
         monkeypatch.setattr("curation.views.row_columns._PART", 5)
         large = list_rows(db, "instruction")
@@ -141,3 +142,12 @@ def test_rows_too_large_for_memory_are_in_files_without_a_name(tmp_path: Path, m
     places = np.arange(len(rows))[::-3]
     assert columns.snapshot_rows(places)["id"].to_pylist() == [rows[place].id for place in places.tolist()]
     assert columns.snapshot_rows(places[:0]).num_rows == 0
+
+
+@pytest.mark.parametrize("given", ["-1", "1.5", "much"])
+def test_memory_that_is_no_number_is_refused(given: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SEEDCORN_MEMORY_MB", given)
+    with pytest.raises(ProjectError, match=f"^SEEDCORN_MEMORY_MB={given}: is no whole number of megabytes. Next: set it to 1024"):
+        held()
+    monkeypatch.setenv("SEEDCORN_MEMORY_MB", "")
+    assert held() == 2**30
