@@ -7,6 +7,7 @@ that reference the id.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal, NamedTuple
 
 import orjson
@@ -165,9 +166,7 @@ def store_instruction(value: dict[str, Any]) -> PlainRecord:
         RowError: names the field and the problem.
     """
     prompt, completion, label = value["prompt"], value["completion"], value["label"]
-    is_plain = bool(prompt) and prompt[-1]["role"] == "user" and completion["role"] == "assistant"
-    is_plain = is_plain and (label is None or type(label) is str) and all(map(_is_plain, prompt)) and _is_plain(completion)
-    if is_plain and (len(prompt) == 1 or not any(turn["role"] == "system" for turn in prompt[1:])):
+    if (label is None or type(label) is str) and _are_plain(prompt, completion):
         content = {"kind": "instruction", "prompt": prompt, "completion": completion, "label": label}
         try:
             identity = hashlib.sha256(canonical_json({"schema": SCHEMA, **content})).hexdigest()
@@ -177,9 +176,14 @@ def store_instruction(value: dict[str, Any]) -> PlainRecord:
     return store_form(parse_record(value))
 
 
-def _is_plain(turn: dict[str, Any]) -> bool:
-    """Return whether a turn is a message as it is stored: a known role, then text that is not empty."""
-    return tuple(turn) == ("role", "content") and turn["role"] in _ROLES and type(turn["content"]) is str and turn["content"] != ""
+def _are_plain(prompt: Sequence[dict[str, Any]], completion: dict[str, Any]) -> bool:
+    """Return whether turns are messages as they are stored (a known role, then text that is not empty) in the order of a record."""
+    for turn in (*prompt, completion):
+        if tuple(turn) != ("role", "content") or turn["role"] not in _ROLES or type(turn["content"]) is not str or not turn["content"]:
+            return False
+    if not prompt or prompt[-1]["role"] != "user" or completion["role"] != "assistant":
+        return False
+    return len(prompt) == 1 or "system" not in [turn["role"] for turn in prompt[1:]]
 
 
 def canonical_json(value: Any) -> bytes:

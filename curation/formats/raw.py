@@ -165,10 +165,11 @@ def lines_in(path: Path, part: Lines) -> Iterator[bytes | RowFailure]:
 
 def _byte_lines(file: IO[bytes], most: int | None, size: int | None = None) -> Iterator[bytes | RowFailure]:
     """Yield the lines of a file; with `size` those of so many bytes, which end with a line."""
-    read, end = 0, None if size is None else file.tell() + size
+    read, left = 0, size
     # One byte more than is allowed, to distinguish a line of exactly that length from a longer one.
-    while (end is None or file.tell() < end) and (line := file.readline(LONGEST_LINE + 1)):
+    while (left is None or left > 0) and (line := file.readline(LONGEST_LINE + 1)):
         read += len(line)
+        left = left and left - len(line)
         if most is not None and read > most:
             yield RowFailure(f"the compressed file expands to more than {most:,} bytes; the rest was not read", "")
             return
@@ -179,4 +180,5 @@ def _byte_lines(file: IO[bytes], most: int | None, size: int | None = None) -> I
         # Read on to the end of the long line in parts, so that the next line is read from its beginning.
         while line and not line.endswith(b"\n"):
             line = file.readline(LONGEST_LINE)
+            left = left and left - len(line)
         yield RowFailure(f"the line is longer than {LONGEST_LINE // 2**20} MiB", start)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import orjson
 
@@ -53,19 +53,17 @@ class ReadOptions:
     read_as: ReadAs = field(default_factory=ReadAs)
 
 
-@dataclass(frozen=True, slots=True)
-class Example:
+class Example(NamedTuple):
     """One record of a row, with its metadata."""
 
     value: InstructionRecord | PlainRecord | PairWithFact
-    meta: Mapping[str, Any] = field(default_factory=dict)
+    meta: Mapping[str, Any]
     """Every column that is not part of the record, as JSON values."""
     group: str | None = None
     """Value of the group column; None if it is empty."""
 
 
-@dataclass(frozen=True, slots=True)
-class ReadRow:
+class ReadRow(NamedTuple):
     """One row of a file: its records (a tree has several), or the failure."""
 
     place: int
@@ -181,7 +179,8 @@ def _used(shape: Shape, options: ReadOptions, *, also: str | None = None) -> set
 def _with_meta(
     place: int, row: Row, value: InstructionRecord | PlainRecord | PairWithFact, options: ReadOptions, *, used: set[str | None]
 ) -> ReadRow:
-    meta, left_out = metadata_of({name: cell for name, cell in row.items() if name not in used})
+    others = {} if used.issuperset(row) else {name: cell for name, cell in row.items() if name not in used}
+    meta, left_out = metadata_of(others)
     group = _group(row.get(options.group_column)) if options.group_column else None
     return ReadRow(place, (Example(value, meta, group),), None, left_out)
 
@@ -339,7 +338,7 @@ def _read_row(
         label = row.get(options.label_column) if options.label_column and pattern is None else None
         if label == "" or isinstance(label, bool):  # true and false are unpaired feedback, not classes
             label = None
-        if not isinstance(label, str | int | None):
+        if label is not None and not isinstance(label, str | int):
             raise RowError("label", f"must be text or a whole number, not {type(label).__name__}")
         text = None if label is None else str(label)
         values = values_from(row, shape=shape, system_instruction=options.system_instruction, label=text, system=options.system)

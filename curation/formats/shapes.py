@@ -151,8 +151,9 @@ def values_from(
     Raises:
         RowError: the row is not usable; names the field and the problem.
     """
-    if missing := [name for name in NEEDS[shape] if row.get(name) is None]:
-        raise RowError(missing[0], f"is missing; {shape} rows have {', '.join(NEEDS[shape])}")
+    for name in NEEDS[shape]:
+        if row.get(name) is None:
+            raise RowError(name, f"is missing; {shape} rows have {', '.join(NEEDS[shape])}")
     if shape == "preference":
         return _pair(row, system_instruction, system)
     if row.get("label") is False and shape != "alpaca":
@@ -176,14 +177,7 @@ def values_from(
 
 def _alpaca_prompt(row: Row, system_instruction: bool) -> list[Turn]:
     instruction, extra = text_of(row["instruction"], "instruction"), text_of(row.get("input"), "input")
-    exchanges = row.get("history") or []
-    if not isinstance(exchanges, list) or any(not isinstance(e, list) or len(e) != 2 for e in exchanges):
-        raise RowError("history", "must be a list of [user, assistant] texts")
-    history = [
-        {"role": role, "content": text_of(text, "history")}
-        for exchange in exchanges
-        for role, text in zip(("user", "assistant"), exchange, strict=True)
-    ]
+    history = _turns_of_history(exchanges) if (exchanges := row.get("history")) else []
     if not system_instruction:
         text = f"{instruction}\n\n{extra}" if extra else instruction
         return _with_system([*history, {"role": "user", "content": text}], row)
@@ -192,6 +186,16 @@ def _alpaca_prompt(row: Row, system_instruction: bool) -> list[Turn]:
     if row.get("system"):
         raise RowError("system", "is given, but the instruction is the system message here")
     return [{"role": "system", "content": instruction}, *history, {"role": "user", "content": extra}]
+
+
+def _turns_of_history(exchanges: Any) -> list[Turn]:
+    if not isinstance(exchanges, list) or any(not isinstance(e, list) or len(e) != 2 for e in exchanges):
+        raise RowError("history", "must be a list of [user, assistant] texts")
+    return [
+        {"role": role, "content": text_of(text, "history")}
+        for exchange in exchanges
+        for role, text in zip(("user", "assistant"), exchange, strict=True)
+    ]
 
 
 def _with_system(turns: list[Turn], row: Row) -> list[Turn]:

@@ -328,7 +328,8 @@ def _convert(rows: Iterable[ReadRow], source: str, group: str | None, ordinal: I
     """
     batch, metadata, left_out = list(rows), Counter[str](), Counter[str]()
     for row in batch:
-        left_out.update(row.left_out)
+        if row.left_out:
+            left_out.update(row.left_out)
         for example in row.examples:
             if example.meta:
                 metadata.update(list(example.meta))

@@ -95,8 +95,7 @@ def _forget_answers(db: sqlite3.Connection, seq: int) -> None:
                 db.execute(f"UPDATE {table} SET body = ? WHERE response = ? AND updated = ?", (kept, row["response"], row["updated"]))
 
 
-@dataclass(frozen=True, slots=True)
-class Origin:
+class Origin(NamedTuple):
     """One origin of a record."""
 
     how: str
@@ -233,25 +232,34 @@ def new_rows(made: Iterable[tuple[Record | PlainRecord, Origin]], run: int) -> N
         made: the records, each with its origin.
         run: number of the run that makes them.
     """
-    stored = list[tuple[bytes, Kind, str | None, bytes]]()
-    rows, candidates = list[tuple[Any, ...]](), list[tuple[Any, ...]]()
-    for place, (record, origin) in enumerate(made):
-        identity, kind, label, body = record if isinstance(record, PlainRecord) else store_form(record)
-        stored.append((bytes.fromhex(identity), kind, label, body))
-        (candidates if origin.part else rows).append((place, *_origin(origin, run)))
+    stored, origins = list[PlainRecord](), list[Origin]()
+    for record, origin in made:
+        stored.append(record if isinstance(record, PlainRecord) else store_form(record))
+        origins.append(origin)
     ids, kinds, labels, bodies = zip(*stored, strict=True) if stored else ((), (), (), ())
-    return NewRows(ids, kinds, labels, bodies, _as_columns(rows), _as_columns(candidates))
+    candidates = [place for place, origin in enumerate(origins) if origin.part]
+    rows = [place for place, origin in enumerate(origins) if not origin.part] if candidates else range(len(origins))
+    of_rows, of_candidates = _as_columns(rows, origins, "row", run), _as_columns(candidates, origins, "candidate", run)
+    return NewRows(tuple(map(bytes.fromhex, ids)), kinds, labels, bodies, of_rows, of_candidates)
 
 
-def _as_columns(origins: Sequence[tuple[Any, ...]]) -> NewOrigins:
-    """Return the columns of origins, of which each begins with the place of its record."""
-    if not origins:
+def _as_columns(places: Sequence[int], origins: Sequence[Origin], role: str, run: int) -> NewOrigins:
+    """Return the columns of the origins at these places."""
+    if not places:
         return NewOrigins((), {}, {})
-    of, *values = zip(*origins, strict=True)
-    given = {name: column for name, column in zip(_ORIGIN, values, strict=True) if column.count(None) < len(column)}
-    same = {name: column[0] for name, column in given.items() if column.count(column[0]) == len(column)}
-    places = range(len(of)) if of[-1] == len(of) - 1 else of
-    return NewOrigins(places, {name: column for name, column in given.items() if name not in same}, same)
+    given, same = dict[str, tuple[Any, ...]](), {"role": role, "run": run}
+    for name, column in zip(Origin._fields, zip(*(origins[place] for place in places), strict=True), strict=True):
+        if name == "raw":
+            column = tuple(None if raw is None else json.dumps(raw, ensure_ascii=False) for raw in column)
+        elif name == "meta":
+            column = tuple(orjson.dumps(meta) if meta else None for meta in column)
+        if column.count(None) == len(column):
+            continue
+        if column.count(column[0]) == len(column):
+            same[name] = column[0]
+        else:
+            given[name] = column
+    return NewOrigins(places, given, same)
 
 
 def add_records(
@@ -667,18 +675,3 @@ def count_duplicates_by_id(db: sqlite3.Connection) -> list[tuple[int, int]]:
     """Return (seq, further origins) of records that were produced more than once."""
     sql = "SELECT seq, count(*) - 1 AS n FROM origins WHERE role = 'row' GROUP BY seq HAVING n > 0"
     return [(row["seq"], row["n"]) for row in db.execute(sql)]
-
-
-_ORIGIN = ("how", "role", "source", "item", "part", "cell", "better", "parent", "seed_group", "raw", "run", "meta")
-
-
-def _origin(origin: Origin, run: int) -> tuple[Any, ...]:
-    raw = json.dumps(origin.raw, ensure_ascii=False) if origin.raw is not None else None
-    return (
-        origin.how, "candidate" if origin.part else "row", origin.source, origin.item, origin.part, origin.cell, origin.better,
-        origin.parent, origin.seed_group, raw, run, _meta(origin),
-    )  # fmt: skip
-
-
-def _meta(origin: Origin) -> bytes | None:
-    return orjson.dumps(origin.meta) if origin.meta else None
