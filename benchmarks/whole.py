@@ -64,11 +64,15 @@ def run_one(n: int, *, unreviewed: bool) -> dict[str, Any]:
                 file.write(json.dumps({"instruction": row, "output": f"Noted: {row[:80]}"}) + "\n")
         seconds: dict[str, float] = {}
         cpu: dict[str, float] = {}
+
+        def watched(*_: object) -> None:
+            """Stand for the progress bar: a stage may do more where somebody looks."""
+
         stages: list[tuple[str, Callable[[], Any]]] = [
-            ("import", lambda: pipeline.import_rows(folder, source)),
-            ("dedup", lambda: pipeline.dedup(folder)),
-            ("screen", lambda: pipeline.screen(folder)),
-            ("split and snapshot", lambda: pipeline.snapshot(folder, kind="instruction")),
+            ("import", lambda: pipeline.import_rows(folder, source, progress=watched)),
+            ("dedup", lambda: pipeline.dedup(folder, progress=watched)),
+            ("screen", lambda: pipeline.screen(folder, progress=watched)),
+            ("split and snapshot", lambda: pipeline.snapshot(folder, kind="instruction", progress=watched)),
         ]
         for stage, run in stages:
             if stage == "split and snapshot" and not unreviewed:

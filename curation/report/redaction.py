@@ -6,6 +6,7 @@ have the evaluation set in the same folder.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TypeVar
 
 from pydantic import BaseModel
@@ -54,6 +55,7 @@ def mask_fields(value: Shown, search: PiiSearch, *fields: str) -> Shown:
     return value.model_copy(update={name: mask_text(text, search) for name in fields if (text := getattr(value, name))})
 
 
+@lru_cache(maxsize=64)  # thousands of rows may say that their text is withheld
 def mask_text(text: str, search: PiiSearch) -> str:
     """Return the text with personal data masked."""
     return replace_spans(text, spans_of(text, search))

@@ -46,7 +46,7 @@ def add_scores(db: sqlite3.Connection, rows: Iterable[tuple[int, str, str, int, 
     with db:
         db.execute("BEGIN IMMEDIATE")
         # OR IGNORE: an answer that is read again gives the same scores.
-        db.executemany("INSERT OR IGNORE INTO scores VALUES (?, ?, ?, ?, ?, ?, ?)", [(*row, run) for row in rows])
+        db.executemany("INSERT OR IGNORE INTO scores VALUES (?, ?, ?, ?, ?, ?, ?)", ((*row, run) for row in rows))
 
 
 def add_choices(db: sqlite3.Connection, rows: Iterable[tuple[int, str, str, int | None, str, str | None]], run: int) -> None:
@@ -59,7 +59,7 @@ def add_choices(db: sqlite3.Connection, rows: Iterable[tuple[int, str, str, int 
     """
     with db:
         db.execute("BEGIN IMMEDIATE")
-        db.executemany("INSERT OR IGNORE INTO choices VALUES (?, ?, ?, ?, ?, ?, ?)", [(*row, run) for row in rows])
+        db.executemany("INSERT OR IGNORE INTO choices VALUES (?, ?, ?, ?, ?, ?, ?)", ((*row, run) for row in rows))
 
 
 def scores_by_seq(db: sqlite3.Connection, digest: str) -> dict[int, dict[str, int]]:
@@ -581,4 +581,4 @@ def add_splits(db: sqlite3.Connection, rows: Iterable[tuple[int, str, str]], run
     """
     with db:
         db.execute("BEGIN IMMEDIATE")
-        db.executemany("INSERT OR IGNORE INTO splits VALUES (?, ?, ?, ?)", [(*row, run) for row in rows])
+        db.executemany("INSERT OR IGNORE INTO splits VALUES (?, ?, ?, ?)", ((*row, run) for row in rows))

@@ -290,10 +290,10 @@ def _leaks(workspace: Workspace, findings: Sequence[Finding], by_seq: Mapping[in
     texts = {p.name: p.texts for p in load_protected(workspace)} if found else {}
     out = []
     for f in found:
-        suite, _, item = (f.item or ":").partition(":")
+        row, (suite, _, item) = by_seq[f.seq], (f.item or ":").partition(":")
         shown, evidence = _shown_item(f.evidence, texts.get(suite, []), item)
         method = "leak judge" if f.kind == "leak_judged" else f.kind.removeprefix("leak_").replace("_", " ")
-        out.append(schema.Leak(row=by_seq[f.seq].id, suite=suite, item=item, method=method, text=by_seq[f.seq].prompt,
+        out.append(schema.Leak(row=row.id, suite=suite, item=item, method=method, text=row.prompt,
                              item_text=shown, score=f.score, evidence=evidence))  # fmt: skip
     return tuple(out)
 
@@ -310,8 +310,7 @@ def _shown_item(evidence: str, texts: Sequence[str], item: str) -> tuple[str, st
 def _conflicts(workspace: Workspace, findings: Sequence[Finding], by_seq: Mapping[int, Row]) -> tuple[schema.Conflict, ...]:
     out = []
     for f in findings:
-        row, twin = by_seq.get(f.seq), by_seq.get(f.twin or 0)
-        if f.kind == "conflict" and row and twin:
+        if f.kind == "conflict" and (row := by_seq.get(f.seq)) and (twin := by_seq.get(f.twin or 0)):
             out.append(
                 schema.Conflict(
                     row=row.id,
