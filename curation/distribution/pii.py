@@ -113,9 +113,10 @@ _WORDS = ("pass", "pwd", "pw", "key", "secret", "token", "contrase")
 # Classes of both cases are searched three times as fast as with IGNORECASE.
 _CASELESS = ["".join(f"[{letter}{letter.upper()}]" for letter in word) for word in _WORDS]
 # Every token but those of Slack and Artifactory has twenty such characters in a row; a keyword's value follows after a sign.
-SECRET_CUE = re.compile(
-    rf"(?<![\w+/=-])[\w+/=-]{{20}}|://\S{{1,400}}@|[xX][oO][xX]|AKC|AP[\dA-F]|(?:{'|'.join(_CASELESS)})[^\n]{{0,60}}?[=:(,>]"
-)
+_TOKEN = r"(?<![\w+/=-])[\w+/=-]{20}|[xX][oO][xX]|AKC|AP[\dA-F]"
+SECRET_CUE = re.compile(rf"{_TOKEN}|://\S{{1,400}}@|(?:{'|'.join(_CASELESS)})[^\n]{{0,60}}?[=:(,>]")
+# What each match of `SECRET_CUE` begins with. None of it is a character that JSON escapes.
+SECRET_START = re.compile(rf"{_TOKEN}|://|{'|'.join(_CASELESS)}")
 OPTIONAL_CUE = re.compile(rf"\d[A-Za-z]? |(?i:dob|birth|born|box)|{POSTCODE}|(?:stra(?:ß|ss)e|str\.|gasse|allee|platz|weg) \d")
 
 
@@ -281,35 +282,56 @@ def _without_overlaps(every: set[Found], with_key: str) -> list[Found]:
     return kept
 
 
+def find_cued(documents: Sequence[bytes], search: PiiSearch = DEFAULT) -> list[int]:
+    """Return the positions of the JSON documents in whose strings `find_spans` may find something.
+
+    Most documents hold no cue, and these are not parsed. A cue has no character that JSON escapes; a document in which another one is
+    escaped by its code is returned.
+    """
+    if "name" in search.kinds:
+        return list(range(len(documents)))
+    cues = [
+        *(["@"] if "email" in search.kinds else []),
+        *([_as_re2(NUMBER_CUE)] if search.kinds & _NUMBERS else []),
+        *([_as_re2(SECRET_START)] if "secret" in search.kinds else []),
+    ]
+    optional = [_as_re2(OPTIONAL_CUE)] if search.kinds & _OPTIONAL else []
+    # One expression of cues that are found in one pass; the optional ones would make it slow.
+    return _matching(pa.array(documents, pa.large_binary()).view(pa.large_string()), ["|".join([*cues, r"\\[u/]"]), *optional])
+
+
 def find_spans(texts: Sequence[str], search: PiiSearch = DEFAULT) -> dict[int, list[Found]]:
     """Return what `spans_of` finds in each text, by position, of the texts that hold anything."""
     secrets = "secret" in search.kinds
     cues = {r"@": "email" in search.kinds, _as_re2(NUMBER_CUE): bool(search.kinds & _NUMBERS),
             _as_re2(OPTIONAL_CUE): bool(search.kinds & _OPTIONAL), "": "name" in search.kinds}  # fmt: skip
-    others = set(_matching(texts, [cue for cue, is_wanted in cues.items() if is_wanted]))
-    cued = sorted(others.union(_matching(texts, [_as_re2(SECRET_CUE)]))) if secrets else sorted(others)
+    column = _column(texts)
+    others = set(_matching(column, [cue for cue, is_wanted in cues.items() if is_wanted]))
+    cued = sorted(others.union(_matching(column, [_as_re2(SECRET_CUE)]))) if secrets else sorted(others)
     pieces = [(place, offset, piece) for place in cued for offset, piece in _pieces(texts[place])]
-    read = [piece for _, _, piece in pieces]
+    read = _column([piece for _, _, piece in pieces])
     numbered = _matching(read, [_as_re2(NUMBER_CUE)])
-    forms_of = dict(zip(numbered, _number_forms([read[n] for n in numbered]), strict=True))
+    forms_of = dict(zip(numbered, _number_forms(read.take(pa.array(numbered, pa.int64()))), strict=True))
     formed, named = set[int](), set[int]()
     if secrets:
         lines = _matching(read, [_as_re2(SECRET_CUE)])
-        some = [read[n] for n in lines]
+        some = read.take(pa.array(lines, pa.int64()))
         formed = {lines[n] for n in _matching(some, _secret_forms())}
         named = {lines[n] for n in _matching(some, [_as_re2(_keywords()), "eyJ", _DOTLESS])}
-    keys = {place for place in cued if secrets and "PRIVATE KEY" in texts[place]}
-    wanted_of = dict[int, set[str]]()
+    keys = {place for place in cued if secrets and "PRIVATE KEY" in texts[place] and _cued(texts[place], search)}
+    is_cued = dict[tuple[int, str], bool]()
     by_text = dict[int, set[Found]]()
     for n, (place, offset, piece) in enumerate(pieces):
         wanted = {"email", "optional"} if place in others else set[str]()
         wanted |= ({"number"} if n in forms_of else set()) | ({"secret"} if n in formed or n in named else set())
         if not wanted and place not in keys:
             continue
-        if place not in wanted_of:
-            wanted_of[place] = _cued(texts[place], search)
-        if wanted_of[place]:
-            found = _find(piece, offset, search, wanted & wanted_of[place], has_form=n in formed, forms=forms_of.get(n))
+        for group in wanted:
+            if (place, group) not in is_cued:
+                is_cued[place, group] = _is_cued(texts[place], search, group)
+        wanted = {group for group in wanted if is_cued[place, group]}
+        if wanted or place in keys:
+            found = _find(piece, offset, search, wanted, has_form=n in formed, forms=forms_of.get(n))
             by_text.setdefault(place, set()).update(found)
     resolved = {place: _without_overlaps(every, texts[place] if place in keys else "") for place, every in by_text.items()}
     return {place: kept for place, kept in resolved.items() if kept}
@@ -321,15 +343,18 @@ def find_all_spans(texts: Sequence[str], search: PiiSearch = DEFAULT) -> list[li
     return [found.get(place, []) for place in range(len(texts))]
 
 
-def _matching(texts: Sequence[str], patterns: Sequence[str]) -> list[int]:
-    """Return the positions of the texts that match one of these expressions of RE2."""
-    if not texts or not patterns:
-        return []
+def _column(texts: Sequence[str]) -> pa.Array:
     try:
-        column = pa.array(texts, pa.large_string())
+        return pa.array(texts, pa.large_string())
     except UnicodeEncodeError:  # a lone surrogate, which is neither a letter nor a digit, as a question mark is not
-        column = pa.array([text.encode(errors="replace").decode() for text in texts], pa.large_string())
-    found = pa.array(np.zeros(len(texts), np.bool_))
+        return pa.array([text.encode(errors="replace").decode() for text in texts], pa.large_string())
+
+
+def _matching(column: pa.Array, patterns: Sequence[str]) -> list[int]:
+    """Return the positions of the texts that match one of these expressions of RE2."""
+    if not len(column) or not patterns:
+        return []
+    found = pa.array(np.zeros(len(column), np.bool_))
     for pattern in patterns:
         found = pc.or_(found, pc.match_substring_regex(column, pattern))
     return np.flatnonzero(found.to_numpy(zero_copy_only=False)).tolist()
@@ -382,24 +407,30 @@ def _keywords() -> re.Pattern[str]:
     return re.compile("|".join(DENYLIST), re.IGNORECASE)
 
 
-def _number_forms(texts: Sequence[str]) -> list[set[re.Pattern[str]]]:
+def _number_forms(column: pa.Array) -> list[set[re.Pattern[str]]]:
     """Return the patterns of `_numbers` that may match in each text; RE2 searches for all of them in a fraction of the time of `re`."""
-    found = [set[re.Pattern[str]]() for _ in texts]
+    dotless = set(_matching(column, [_DOTLESS]))
+    found = [set(NUMBER_FORMS if n in dotless else ()) for n in range(len(column))]
     for pattern in NUMBER_FORMS:
-        for n in _matching(texts, [_as_re2(pattern), _DOTLESS]):
+        for n in _matching(column, [_as_re2(pattern)]):
             found[n].add(pattern)
     return found
 
 
 def _cued(text: str, search: PiiSearch) -> set[str]:
     """Return the groups of detectors that may find something in a text."""
-    groups = {
-        "email": "email" in search.kinds and "@" in text,
-        "number": bool(search.kinds & _NUMBERS) and ANY_DIGIT.search(text) is not None and NUMBER_CUE.search(text) is not None,
-        "secret": "secret" in search.kinds and SECRET_CUE.search(text) is not None,
-        "optional": bool(search.kinds & _OPTIONAL) and ("name" in search.kinds or OPTIONAL_CUE.search(text) is not None),
-    }
-    return {name for name, is_cued in groups.items() if is_cued}
+    return {group for group in ("email", "number", "secret", "optional") if _is_cued(text, search, group)}
+
+
+def _is_cued(text: str, search: PiiSearch, group: str) -> bool:
+    """Return True if detectors of a group may find something in a text."""
+    if group == "email":
+        return "email" in search.kinds and "@" in text
+    if group == "number":
+        return bool(search.kinds & _NUMBERS) and ANY_DIGIT.search(text) is not None and NUMBER_CUE.search(text) is not None
+    if group == "secret":
+        return "secret" in search.kinds and SECRET_CUE.search(text) is not None
+    return bool(search.kinds & _OPTIONAL) and ("name" in search.kinds or OPTIONAL_CUE.search(text) is not None)
 
 
 _OPTIONAL = frozenset(OPTIONAL_PII)

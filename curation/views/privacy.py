@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from curation.config.project import Project
-from curation.distribution.pii import Found, PiiSearch, find_spans
+from curation.distribution.pii import Found, PiiSearch, find_cued, find_spans
 from curation.errors import RowError
 from curation.findings import FindingKind
 from curation.patterns import compile_pattern
@@ -37,8 +37,11 @@ from curation.views.state import ProjectState
 from curation.workspace import Workspace
 
 _SHOWN = 5
-_EVERY = 20_000
-"""Rows searched at a time: an expression of RE2 is compiled for each batch, which takes .1 s for all of them."""
+_READ = 20_000
+"""Rows that are looked at for cues at a time."""
+_EVERY = 100_000
+"""Rows searched at a time, or fewer so that each process has some: an expression of RE2 is compiled for each batch, which takes .1 s for
+all of them."""
 
 
 @dataclass(frozen=True)
@@ -75,10 +78,12 @@ def pii_findings(
     is_known = known_clear(workspace, rows, digest)
     has_pii = np.zeros(len(rows), np.bool_)
     unknown = np.flatnonzero(~is_known)
-    batches = [unknown[start : start + _EVERY] for start in range(0, len(unknown), _EVERY)]
+    processes = count_processes(len(unknown))
+    every = min(_EVERY, max(_READ, -(-len(unknown) // (2 * processes))))
+    batches = [unknown[start : start + every] for start in range(0, len(unknown), every)]
     # A forked process sees the rows, so that it needs only their places.
     work = partial(_search, rows, search=search)
-    searched = in_processes(work, batches, processes=count_processes(len(unknown)), what="curate screen")
+    searched = in_processes(work, batches, processes=processes, what="curate screen")
     for batch, evidence in zip(batches, searched, strict=True):
         for place, words in evidence.items():
             at = batch.item(place)
@@ -93,10 +98,16 @@ def pii_findings(
 
 def _search(rows: Rows, places: Numbers, *, search: PiiSearch) -> dict[int, str]:
     """Return the evidence of each of the rows at some places that holds PII, by position."""
-    read = [all_texts(body) for body in rows.take(places).bodies()]
-    owners = [place for place, texts in enumerate(read) for _ in texts]
+    read, owners = list[str](), list[int]()
+    for start in range(0, len(places), _READ):
+        bodies = rows.take(places[start : start + _READ]).bodies()
+        # Most rows hold no cue, and their bodies need not be parsed.
+        for place in find_cued(bodies, search):
+            texts = all_texts(bodies[place])
+            read += texts
+            owners += [start + place] * len(texts)
     found: dict[int, list[Found]] = {}
-    for n, spans in find_spans([text for texts in read for text in texts], search).items():
+    for n, spans in find_spans(read, search).items():
         found.setdefault(owners[n], []).extend(spans)
     return {place: _evidence(spans) for place, spans in found.items()}
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import random
 
+import orjson
 import pytest
 
-from curation.distribution.pii import DEFAULT, KINDS, PiiSearch, find_spans, kind_of, spans_of
+from curation.distribution.pii import DEFAULT, KINDS, PiiSearch, find_cued, find_spans, kind_of, spans_of
 
 # Values of every sort of detector; some only match where Python's `\w`, `\s` or case folding goes past ASCII.
 VALUES = (
@@ -35,3 +37,21 @@ def test_a_search_of_many_texts_finds_what_the_search_of_each_finds(search: PiiS
     assert len(expected) > 150
     kinds = {kind_of(span) for spans in expected.values() for span in spans}
     assert kinds >= search.kinds - {"name", "date of birth", "postal address"}
+
+
+@pytest.mark.parametrize("search", [DEFAULT, PiiSearch(frozenset(KINDS) - {"name"}), PiiSearch(frozenset(KINDS))])
+def test_the_documents_that_are_parsed_include_all_that_hold_something(search: PiiSearch) -> None:
+    rng = random.Random(2)
+    texts = ["".join(rng.choice(VALUES if rng.random() < 0.05 else LETTERS) for _ in range(rng.randint(1, 60))) for _ in range(400)]
+    texts += [f'say "{value}"\n' for value in VALUES]
+    texts += [f"the key{character * 60}= 'abcd1234'" for character in '"\\\t'] + ["https://u" + '"' * 300 + ":pw1234@h.com/x"]
+    held = {place for place, text in enumerate(texts) if spans_of(text, search)}
+    assert len(held) > 60
+    documents = [{"content": text} for text in texts]
+    assert held <= set(find_cued([orjson.dumps(value) for value in documents], search))
+    assert held <= set(find_cued([json.dumps(value).encode() for value in documents], search))
+
+
+def test_a_document_without_a_cue_is_not_parsed() -> None:
+    plain = [orjson.dumps({"role": "user", "content": text}) for text in ("Name 3 colours.", 'He said:\n"no"', "Größe 12, Zürich")]
+    assert find_cued([*plain, orjson.dumps({"content": "a@b.org"}), b'{"content":"a\\u0040b.org"}']) == [3, 4]
