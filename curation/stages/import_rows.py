@@ -21,7 +21,7 @@ from typing import Any, NamedTuple, TypeVar
 from curation.errors import ProjectError
 from curation.formats import ImportFormat
 from curation.formats.files import ENDINGS, count_places, read_lines
-from curation.formats.raw import ReadAs, RowFailure, Rows, split_lines
+from curation.formats.raw import Lines, ReadAs, RowFailure, Rows, split_lines
 from curation.formats.read import OpenRows, ReadOptions, ReadRow, open_rows
 from curation.formats.shapes import PairWithFact
 from curation.formats.tables import HUB, is_arrow_folder
@@ -300,9 +300,13 @@ def _read_batches(rows: OpenRows, about: Source, group: str | None, run: int) ->
     parts: Iterable[Any]
     if rows.lines is not None:
         # Each process reads its own bytes of the file, so that this one only writes.
-        ranges = list(split_lines(rows.lines, lines=_BATCH, size=_BYTES))
-        rows_of, parts = partial(read_lines, rows.lines), ranges
-        processes = count_processes(ranges[-1].first) if ranges else 1
+        ranges, found = split_lines(rows.lines, lines=_BATCH, size=_BYTES), list[Lines]()
+        for part in ranges:
+            found.append(part)
+            if part.first > _BATCH:  # enough for several processes: they begin before the rest is found
+                break
+        rows_of, parts = partial(read_lines, rows.lines), itertools.chain(found, ranges)
+        processes = count_processes(found[-1].first) if found else 1
     else:
         head = list(itertools.islice(raw, 2 * _BATCH))
         processes = count_processes(len(head)) if len(head) == 2 * _BATCH else 1
