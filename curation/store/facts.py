@@ -9,12 +9,14 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import islice
 from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 import orjson
 
 from curation.decide import TAKEN_AWAY, Action, Decision, Reason, reasons_as_values
 from curation.requests import Failure
+from curation.store.database import fenced_once
 from curation.store.records import CLEAR, RELABELLED, sources_by_seq, store_failures
 
 if TYPE_CHECKING:
@@ -581,4 +583,7 @@ def add_splits(db: sqlite3.Connection, rows: Iterable[tuple[int, str, str]], run
     """
     with db:
         db.execute("BEGIN IMMEDIATE")
-        db.executemany("INSERT OR IGNORE INTO splits VALUES (?, ?, ?, ?)", ((*row, run) for row in rows))
+        sql, each = "INSERT OR IGNORE INTO splits VALUES (?, ?, ?, ?)", ((*row, run) for row in rows)
+        db.executemany(sql, islice(each, 1))
+        with fenced_once(db, "splits"):
+            db.executemany(sql, each)

@@ -368,6 +368,21 @@ def test_the_lease_is_checked_in_the_transaction_that_writes(tmp_path: Path) -> 
         assert db.execute("SELECT count(*) FROM verdicts").fetchone()[0] == 0
 
 
+def test_splits_are_written_by_the_holder_of_the_lock_only(tmp_path: Path) -> None:
+    with open_store(tmp_path) as db:
+        records.add_records(db, [row(n) for n in range(4)], 1)
+        with pytest.raises(ProjectError, match="took over"), hold_lock(db, "snapshot"):
+            take_over(tmp_path, "snapshot")
+            facts.add_splits(db, [(n, "train", "") for n in range(1, 4)], 1)
+        assert not facts.splits_by_seq(db)
+        with pytest.raises(ProjectError, match="took over"), hold_lock(db, "decide"), hold_lock(db, "screen"):
+            facts.add_splits(db, [(n, "train", "") for n in range(1, 4)], 1)
+            assert len(facts.splits_by_seq(db)) == 3
+            take_over(tmp_path, "screen")  # the check of later rows is in place again
+            facts.add_splits(db, [(4, "train", "")], 2)
+        assert len(facts.splits_by_seq(db)) == 3
+
+
 def test_a_paid_answer_is_kept_by_a_holder_that_lost_its_lock(tmp_path: Path) -> None:
     from tests.support.model_calls import make_request
 
