@@ -437,8 +437,8 @@ def replace_verdicts(db: sqlite3.Connection, decisions: Iterable[Decision], run:
 
     with db:
         db.execute("BEGIN IMMEDIATE")
-        # To replace is half the work of deleting all and inserting: the triggers of `hold_lock` then check each row once.
-        db.executemany("INSERT OR REPLACE INTO verdicts VALUES (?, ?, ?, ?, ?)", map(values, decisions))
+        # To replace is half the work of deleting all and inserting.
+        _insert_all(db, "verdicts", "INSERT OR REPLACE INTO verdicts VALUES (?, ?, ?, ?, ?)", map(values, decisions))
         db.execute("DELETE FROM verdicts WHERE run <> ?", (run,))
 
 
@@ -583,7 +583,12 @@ def add_splits(db: sqlite3.Connection, rows: Iterable[tuple[int, str, str]], run
     """
     with db:
         db.execute("BEGIN IMMEDIATE")
-        sql, each = "INSERT OR IGNORE INTO splits VALUES (?, ?, ?, ?)", ((*row, run) for row in rows)
-        db.executemany(sql, islice(each, 1))
-        with fenced_once(db, "splits"):
-            db.executemany(sql, each)
+        _insert_all(db, "splits", "INSERT OR IGNORE INTO splits VALUES (?, ?, ?, ?)", ((*row, run) for row in rows))
+
+
+def _insert_all(db: sqlite3.Connection, table: str, sql: str, rows: Iterable[tuple[Any, ...]]) -> None:
+    """Insert any number of rows in the present transaction; the lock is checked for the first of them."""
+    each = iter(rows)
+    db.executemany(sql, islice(each, 1))
+    with fenced_once(db, table):
+        db.executemany(sql, each)

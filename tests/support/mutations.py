@@ -40,7 +40,7 @@ MUTATIONS = [
     Mutation(f"{SNAPSHOT}/write.py", "sync_folder(aside)", "pass", "curation/test_guards.py::test_a_snapshot_is_on_the_disk_before_it_has_its_name"),
     Mutation(f"{SNAPSHOT}/write.py", "os.fsync(file.fileno())\n        Path(aside)", "Path(aside)", "curation/test_guards.py::test_keys_revocations_and_records_are_on_the_disk_before_they_have_their_name"),
     Mutation("curation/store/database.py", "PRAGMA synchronous = FULL", "PRAGMA synchronous = OFF", "curation/store/test_store.py::test_what_was_committed_is_on_the_disk"),
-    Mutation("curation/store/facts.py", "        db.executemany(sql, islice(each, 1))\n", "", "curation/store/test_store.py::test_splits_are_written_by_the_holder_of_the_lock_only"),
+    Mutation("curation/store/facts.py", "    db.executemany(sql, islice(each, 1))\n", "", "curation/store/test_store.py::test_splits_are_written_by_the_holder_of_the_lock_only"),
     Mutation("curation/store/database.py", "fence = _put_up_fence(db, name, owner)", "fence: list[str] = []", "curation/store/test_store.py::test_the_lease_is_checked_in_the_transaction_that_writes"),
     Mutation("curation/store/database.py", "_keep_private(path)\n    # isolation_level=None", "# isolation_level=None", "curation/store/test_store.py::test_nobody_else_may_read_the_workbench"),
     Mutation(f"{STORE}/calls.py", "if len(calls) == limit or hold > left:", "if len(calls) == limit:", "curation/store/test_calls.py::test_claims_stop_at_the_limit_and_at_the_budget"),
