@@ -256,7 +256,7 @@ def index_units(suites: Sequence[WeightedBags], suite: Array, place: Array) -> U
         mine = suite == column
         begin[mine], end[mine] = first[column] + bags.at[place[mine]], first[column] + bags.at[place[mine] + 1]
     return UnitIndex(
-        number_of, begin, end, np.concatenate([number_of[bags.numbers] for bags in suites]),
+        number_of, begin, end, np.concatenate([number_of[bags.numbers] for bags in suites]).astype(np.uint32),
         np.concatenate([bags.unit for bags in suites]), np.concatenate([bags.weights[bags.numbers] for bags in suites]),
         suite.astype(np.int64), weights,
     )  # fmt: skip
@@ -414,6 +414,7 @@ class EditedCopies:
 
     def __init__(self, texts: Sequence[str]) -> None:
         self.texts, self.normal = texts, [normalize(text) for text in texts]
+        self.is_long = np.array([len(text) >= LONG for text in texts], np.bool_)
         self.cut = np.full(len(texts), EDITED)
 
     def calibrate(self, own: Array, nearest: Array, share: Array, *, rate: float) -> None:
@@ -453,17 +454,17 @@ class EditedCopies:
         copied, ratio = np.full(len(texts), -1, np.int64), np.zeros(len(texts))
         # The two most similar candidates: letter comparison is the slowest step, and a copy is nearly always the first.
         ranked = np.argsort(-lexical, axis=1, kind="stable")[:, :2]
-        likely = (candidates >= 0) & (lexical >= _LEXICAL) & (share >= LEAST_SHARE)
-        for place in np.flatnonzero(np.take_along_axis(likely, ranked, axis=1).any(axis=1)).tolist():
-            own = normalize(texts[place])
-            for at in ranked[place].tolist():
-                unit = int(candidates[place, at])
-                if not likely[place, at] or min(len(texts[place]), len(self.texts[unit])) < LONG:
-                    continue
-                ratio[place] = partial_ratio(own, self.normal[unit], score_cutoff=self.cut[unit])
-                if ratio[place]:
-                    copied[place] = unit
-                    break
+        is_long = np.array([len(text) >= LONG for text in texts], np.bool_)
+        likely = (candidates >= 0) & (lexical >= _LEXICAL) & (share >= LEAST_SHARE) & self.is_long[candidates] & is_long[:, None]
+        # By piece, the more similar first.
+        place, rank = np.nonzero(np.take_along_axis(likely, ranked, axis=1))
+        units = candidates[place, ranked[place, rank]]
+        last, own = -1, ""
+        for at, unit, cut in zip(place.tolist(), units.tolist(), self.cut[units].tolist(), strict=True):
+            if at != last:
+                last, own = at, normalize(texts[at])
+            if not ratio[at] and (alike := partial_ratio(own, self.normal[unit], score_cutoff=cut)):
+                copied[at], ratio[at] = unit, alike
         return copied, ratio
 
 

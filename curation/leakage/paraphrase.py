@@ -147,7 +147,6 @@ class ParaphraseDetector:
         self.shortlist, self.copies = Shortlist(self.texts), EditedCopies(self.texts)
         # One number for all units of items with the same text: a suite that is protected twice is no boilerplate.
         self.twins = numbered([items[owner] for owner in self.owners.tolist()])
-        self.is_long = np.array([len(text) >= LONG for text in self.texts], np.bool_)
         self.short = np.diff(words_of(readable_rows(self.texts))[1]) <= SHORT_ITEM
         self.place, self.suite = np.zeros(len(units), np.int64), np.zeros(len(units), np.int64)
         self.has_values, self.floor = np.zeros(len(units), np.bool_), np.zeros(len(units))
@@ -279,7 +278,7 @@ class ParaphraseDetector:
                 nearest = np.where(self.owners[nearest] == np.asarray(without)[owner][:, None], -1, nearest)
             candidates = np.concatenate([candidates, nearest], axis=1)
         candidates = np.where(repeats(candidates), -1, candidates)
-        lexical, share = self.grams.compare(read.rows, candidates, among=self.is_long if copies_only else None, least=LEAST_SHARE)
+        lexical, share = self.grams.compare(read.rows, candidates, among=self.copies.is_long if copies_only else None, least=LEAST_SHARE)
         copied, ratio = self.copies.find(texts, candidates, lexical, share)
         if copies_only:
             # Nothing else is found, so only copies are measured further; most rows hold none.
@@ -374,7 +373,7 @@ class ParaphraseDetector:
         begin_of, end_of = np.where(is_whole, 0, begin_of), np.where(is_whole, size, end_of)
         in_clauses = np.asarray(is_short.any(axis=1))
         if copies_only:
-            is_long = self.is_long[units] & (units >= 0)
+            is_long = self.copies.is_long[units] & (units >= 0)
             in_clauses = np.asarray((is_short & is_long).any(axis=1))
             kept = np.flatnonzero((end_of - begin_of >= LONG) & is_long.any(axis=1))
         else:

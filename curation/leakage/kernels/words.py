@@ -22,7 +22,6 @@ _BYTE, _ONE, _THREE, _SEVEN, _HALF = np.uint64(0xFF), np.uint64(1), np.uint64(3)
 
 # Hash buckets: with a million, two n-grams of a suite rarely share one, and the weights take 8 MB.
 BUCKETS = 1 << 20
-_SHORTEST, _LONGEST = 3, 5
 
 
 @intrinsic
@@ -390,16 +389,24 @@ def _count(raw, n, places, buckets, counts):
 
 @njit(nogil=True, cache=True)
 def _grams_of_word(word, n, out):
-    found = 0
-    for width in range(_SHORTEST, _LONGEST + 1):
-        for i in range(max(n - width + 1, 1)):
-            h = np.uint64(width)
-            for k in range(i, min(i + width, n)):
-                h = (h ^ np.uint64(word[k])) * PRIME
-            out[found] = np.int32(mix(h) & np.uint64(BUCKETS - 1))
-            found += 1
-        if n <= width:
-            break  # a word shorter than the window is a single n-gram
+    """Write the buckets of the n-grams of a padded word, the shortest first, and return their number."""
+    # A loop over the code points of each n-gram takes twice the time. A word of fewer code points than the window has none.
+    found, mask = 0, np.uint64(BUCKETS - 1)
+    for i in range(n - 2):
+        h = (np.uint64(3) ^ np.uint64(word[i])) * PRIME
+        h = ((h ^ np.uint64(word[i + 1])) * PRIME ^ np.uint64(word[i + 2])) * PRIME
+        out[found] = np.int32(mix(h) & mask)
+        found += 1
+    for i in range(n - 3):
+        h = ((np.uint64(4) ^ np.uint64(word[i])) * PRIME ^ np.uint64(word[i + 1])) * PRIME
+        h = ((h ^ np.uint64(word[i + 2])) * PRIME ^ np.uint64(word[i + 3])) * PRIME
+        out[found] = np.int32(mix(h) & mask)
+        found += 1
+    for i in range(n - 4):
+        h = ((np.uint64(5) ^ np.uint64(word[i])) * PRIME ^ np.uint64(word[i + 1])) * PRIME
+        h = ((h ^ np.uint64(word[i + 2])) * PRIME ^ np.uint64(word[i + 3])) * PRIME
+        out[found] = np.int32(mix((h ^ np.uint64(word[i + 4])) * PRIME) & mask)
+        found += 1
     return found
 
 
@@ -494,8 +501,10 @@ def _compare(numbers, counts, n, index, logs, candidates, is_long, least, held, 
 @njit(nogil=True, cache=True)
 def _in_common(unit, index, held, hits):
     """Write the places of the unit's numbers that a text holds, and return how many these are."""
-    both = 0
-    for place in range(index.begin[unit], index.end[unit]):
-        hits[both] = place
-        both += held[index.numbers[place]] > 0
-    return both
+    begin, both = index.begin[unit], np.uint64(0)
+    # Without signed indexes, which are checked at each access.
+    numbers = index.numbers[begin : index.end[unit]]
+    for place in range(len(numbers)):
+        hits[both] = begin + place
+        both += np.uint64(held[numbers[place]] > 0)
+    return np.int64(both)
