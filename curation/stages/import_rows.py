@@ -357,18 +357,17 @@ def _count(batch: _Batch, repeated: Sequence[int], counts: _Counts) -> None:
     failed = sum(failure.rows for _, failure in batch.failures)
     counts.rows += failed + len(batch.sizes)
     counts.failed += failed
-    kinds = map(batch.new.kinds.__getitem__, batch.new.rows.of)
-    if not repeated:
-        counts.records.update(kinds)
-        counts.new += len(batch.sizes)
-        return
+    kinds = [batch.new.kinds[place] for place in batch.new.rows.of]
+    counts.records.update(Counter(kinds) - Counter(kinds[number] for number in repeated))
     again, first = set(repeated), 0
-    counts.records.update(kind for number, kind in enumerate(kinds) if number not in again)
-    for size in batch.sizes:
-        fresh = not again.issuperset(range(first, first + size))
-        counts.new += fresh
-        counts.present += not fresh
-        first += size
+    present = len(again)
+    if batch.sizes.count(1) < len(batch.sizes):
+        present = 0
+        for size in batch.sizes:
+            present += again.issuperset(range(first, first + size))
+            first += size
+    counts.present += present
+    counts.new += len(batch.sizes) - present
 
 
 def _imported(row: ReadRow, source: str, group: str | None, ordinal: Iterator[int] | None) -> Iterator[tuple[Record | PlainRecord, Origin]]:

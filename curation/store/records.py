@@ -293,7 +293,7 @@ class Added(NamedTuple):
 
 def add_rows(db: sqlite3.Connection, batches: Sequence[NewRows], run: int, *, failures: Iterable[Failure] = ()) -> list[Added]:
     """Add what `new_rows` made in one transaction; see `add_records`."""
-    added, seqs_of = list[Added](), list[Sequence[int]]()
+    added, seqs_of = list[Added](), list[list[int]]()
     with db:
         db.execute("BEGIN IMMEDIATE")
         for new in batches:
@@ -307,26 +307,32 @@ def add_rows(db: sqlite3.Connection, batches: Sequence[NewRows], run: int, *, fa
     return added
 
 
-def _store_records(db: sqlite3.Connection, new: NewRows) -> tuple[int, Sequence[int], list[int]]:
-    """Store the records that are new; return how many, the seq of every one, and `Added.repeated`."""
-    if not new.ids:
-        return 0, (), []
-    before = last_seq(db)
-    # SQLite gives the numbers that follow the last one. As a rule all are new, so that none needs a look-up. An error ends the whole
-    # transaction in any case; only OR ROLLBACK spares SQLite a copy of each page as it was before the statement.
-    columns = {"id": new.ids, "kind": new.kinds, "label": new.labels, "body": new.bodies}
-    count = _insert(db, "INSERT OR ROLLBACK INTO records", columns, "ON CONFLICT (id) DO NOTHING")
+def _store_records(db: sqlite3.Connection, new: NewRows) -> tuple[int, list[int], list[int]]:
+    """Store the records that are new; return how many, the seq of each record, and `Added.repeated`."""
+    before, count, seqs = last_seq(db), 0, list[int]()
+    for start in range(0, len(new.ids), _PARAMETERS):
+        part, first = slice(start, start + _PARAMETERS), before + 1 + count
+        ids = new.ids[part]
+        columns = {"id": ids, "kind": new.kinds[part], "label": new.labels[part], "body": new.bodies[part]}
+        # SQLite gives the numbers that follow the last one. As a rule all are new, so that none needs a look-up. An error ends the whole
+        # transaction in any case; only OR ROLLBACK spares SQLite a copy of each page as it was before the statement.
+        added = _insert(db, "INSERT OR ROLLBACK INTO records", columns, "ON CONFLICT (id) DO NOTHING")
+        count += added
+        if added == len(ids):
+            seqs += range(first, first + added)
+            continue
+        found = dict(map(tuple, db.execute("SELECT id, seq FROM records WHERE seq >= ?", (first,))))
+        found |= _seqs_of(db, sorted(set(ids) - found.keys()))
+        seqs += [found[identity] for identity in ids]
     if count == len(new.ids):
-        return count, range(before + 1, before + 1 + count), []
-    seqs = dict(map(tuple, db.execute("SELECT id, seq FROM records WHERE seq > ?", (before,))))
-    older = _seqs_of(db, sorted({identity for identity in new.ids if identity not in seqs}))
-    rows, repeated = _rows_among(db, older), list[int]()
+        return count, seqs, []
+    rows = _rows_among(db, {identity: seq for identity, seq in zip(new.ids, seqs, strict=True) if seq <= before})
+    repeated = list[int]()
     for number, place in enumerate(new.rows.of):
         if new.ids[place] in rows:
             repeated.append(number)
         rows.add(new.ids[place])
-    seqs |= older
-    return count, [seqs[identity] for identity in new.ids], repeated
+    return count, seqs, repeated
 
 
 def _add_origins(db: sqlite3.Connection, origins: NewOrigins, seqs: Sequence[int]) -> int:
