@@ -30,7 +30,7 @@ ENOUGH = 50_000
 """Rows from which a process pays."""
 NULL = secrets.token_hex(8)
 """A text in the place of NULL."""
-_BATCH = 65_536
+_BATCH = 16_384
 """Rows of a part of a table."""
 
 

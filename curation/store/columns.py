@@ -63,15 +63,16 @@ def read_columns(
 
 def columns_query(table: str, columns: Sequence[str], order: Sequence[str]) -> str:
     """Return the query of `read_columns` for `read_apart`."""
-    texts = ", ".join(f"coalesce(CAST({name} AS TEXT), '{NULL}') AS {name}" for name in columns)
+    # Under other names, because by its own name a column is ordered by the expression, and not by its index.
+    texts = ", ".join(f"coalesce(CAST({name} AS TEXT), '{NULL}') AS c{place}" for place, name in enumerate(columns))
     return f"SELECT {texts} FROM {table} ORDER BY {', '.join(order)}"
 
 
 def columns_of(found: Found, columns: Sequence[str], repeated: Collection[str]) -> pa.Table:
     """Return the result of `columns_query` as `read_columns` does."""
     made = []
-    for name in columns:
-        column = found.table[name].cast(pa.large_string())  # without rows it has no type
+    for place, name in enumerate(columns):
+        column = found.table[f"c{place}"].cast(pa.large_string())  # without rows it has no type
         if pc.any(pc.equal(column, NULL)).as_py():
             column = pc.if_else(pc.equal(column, NULL), pa.scalar(None, column.type), column)
         made.append(column.dictionary_encode() if name in repeated else column)

@@ -614,6 +614,10 @@ def row_seqs(db: sqlite3.Connection) -> list[int]:
     return [row["seq"] for row in db.execute(sql)]
 
 
+_WITHOUT_ROWS = ("dedup", "screen", "decide", "snapshot", "status", "report", "balance", "describe", "compare", "push")
+"""Stages whose runs add no rows."""
+
+
 def count_new_rows(db: sqlite3.Connection, run: int, watermark: int) -> int:
     """Return how many rows were imported or generated after a run read the rows; edited and masked versions are not counted.
 
@@ -623,8 +627,8 @@ def count_new_rows(db: sqlite3.Connection, run: int, watermark: int) -> int:
         watermark: highest seq when it began.
     """
     brought = "role = 'row' AND how NOT IN ('edited', 'masked')"
-    last = db.execute(f"SELECT max(seq) AS seq, max(run) AS run FROM origins WHERE {brought}").fetchone()
-    if (last["seq"] or 0) <= watermark and (last["run"] or 0) <= run:  # as a rule; one pass in place of a sort
+    later = db.execute(f"SELECT 1 FROM runs WHERE run > ? AND stage NOT IN ({_marks(_WITHOUT_ROWS)}) LIMIT 1", (run, *_WITHOUT_ROWS))
+    if later.fetchone() is None and last_seq(db) <= watermark:  # as a rule; no origin is read
         return 0
     # A candidate that is imported as a row has an old seq; the run of its first row shows that it is new.
     sql = f"""SELECT count(*) AS n FROM

@@ -182,7 +182,7 @@ def report_data(workspace: Workspace, *, names: Mapping[str, str] | None = None,
         pairs=pair_hygiene(state, verdicts) if verdicts else None,
         drops=_drops(workspace, verdicts, by_seq) if verdicts else None,
         suites=_suites(workspace, findings, len(by_seq)) if "screen" in ran else None,
-        leaks=_leaks(workspace, findings, by_seq),
+        leaks=_leaks(state, findings),
         gate_alarms=_gate_alarms(workspace),
         conflicts=_conflicts(workspace, findings, by_seq) if "screen" in ran else None,
         distributions=_distributions(state, verdicts) if by_seq else None,
@@ -284,13 +284,18 @@ def _suites(workspace: Workspace, findings: Sequence[Finding], screened: int) ->
     )  # fmt: skip
 
 
-def _leaks(workspace: Workspace, findings: Sequence[Finding], by_seq: Mapping[int, Row]) -> tuple[schema.Leak, ...]:
+def _leaks(state: ProjectState, findings: Sequence[Finding]) -> tuple[schema.Leak, ...]:
     """Return the rows dropped as leaks; rows that the leak judge cleared or left open are not leaks."""
-    found = [f for f in findings if is_leak(f.kind) and f.drops and f.seq in by_seq]
-    texts = {p.name: p.texts for p in load_protected(workspace)} if found else {}
+    found = [f for f in findings if is_leak(f.kind) and f.drops]
+    texts = {p.name: p.texts for p in load_protected(state.workspace)} if found else {}
+    # Made together, because to look up one of a million rows takes as long as to make ten.
+    seqs = {f.seq for f in found}
+    by_seq = {row.seq: row for rows in state.rows.values() for row in rows.where(rows.isin(seqs))}
     out = []
     for f in found:
-        row, (suite, _, item) = by_seq[f.seq], (f.item or ":").partition(":")
+        if (row := by_seq.get(f.seq)) is None:
+            continue
+        suite, _, item = (f.item or ":").partition(":")
         shown, evidence = _shown_item(f.evidence, texts.get(suite, []), item)
         method = "leak judge" if f.kind == "leak_judged" else f.kind.removeprefix("leak_").replace("_", " ")
         out.append(schema.Leak(row=row.id, suite=suite, item=item, method=method, text=row.prompt,

@@ -366,9 +366,8 @@ class ProjectState:
         from curation.store.apart import read_apart
         from curation.store.rows import list_kinds, row_queries
 
-        queries = row_queries()
-        if found := read_apart(self.db, [*queries, answers_query("answers")]):
-            *rows, answers = found
+        if found := read_apart(self.db, [answers_query("answers"), *row_queries()]):  # what takes longest first
+            answers, *rows = found
             self.__dict__["rows"] = list_kinds(self.db, found=rows)
             self.__dict__["answers"] = self._read_answers("answers", excluded=False, found=answers)
 
