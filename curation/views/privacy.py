@@ -18,8 +18,6 @@ from typing import Any
 
 import numpy as np
 import orjson
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from curation.config.project import Project
 from curation.distribution.pii import Found, PiiSearch, find_cued, find_spans
@@ -33,6 +31,7 @@ from curation.store.facts import Finding
 from curation.store.processes import count_processes, in_processes
 from curation.store.records import Origin, Row
 from curation.store.rows import Numbers, Rows
+from curation.views.screen_cache import are_among, as_numbers
 from curation.views.state import ProjectState
 from curation.workspace import Workspace
 
@@ -116,14 +115,7 @@ def known_clear(workspace: Workspace, rows: Rows, digest: bytes) -> np.ndarray[A
     """Return a mask of the rows in which the last search under a digest found nothing."""
     # The content is hashed and not the id taken, so that a row that was altered in the workbench is searched.
     known = facts.load_searched(workspace.db, digest)
-    if not known:
-        return np.zeros(len(rows), np.bool_)
-    found = pc.is_in(_as_keys(rows.hashes.tobytes()), value_set=_as_keys(known))
-    return np.asarray(found.to_numpy(zero_copy_only=False))
-
-
-def _as_keys(joined: bytes | bytearray) -> pa.Array:
-    return pa.FixedSizeBinaryArray.from_buffers(pa.binary(16), len(joined) // 16, [None, pa.py_buffer(joined)])
+    return are_among(as_numbers(rows.hashes), as_numbers(np.frombuffer(known, "S16"))) if known else np.zeros(len(rows), np.bool_)
 
 
 def search_digest(search: PiiSearch) -> bytes:

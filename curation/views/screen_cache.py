@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 import orjson
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from curation.embed import model_digest
 from curation.store import facts
@@ -59,9 +61,14 @@ def keys_of(rows: Sequence[Row], labels: Sequence[str | None]) -> Keys:
     for place, label in enumerate(labels):
         if label is not None:
             keys[place] = hashlib.blake2b(keys[place].ljust(16, b"\0") + label.encode(), digest_size=16).digest()
-    numbers = keys.view(np.uint64).reshape(-1, 2)
+    numbers = as_numbers(keys)
     numbers[:, 1] &= ~_DOUBT
     return numbers
+
+
+def as_numbers(hashes: np.ndarray[Any, np.dtype[np.bytes_]]) -> Keys:
+    """Return hashes of 16 bytes as numbers."""
+    return hashes.view(np.uint64).reshape(-1, 2)
 
 
 def find_seen(workspace: Workspace, digest: bytes, keys: Keys, *, with_doubts: bool) -> np.ndarray[Any, np.dtype[np.bool_]]:
@@ -74,13 +81,17 @@ def find_seen(workspace: Workspace, digest: bytes, keys: Keys, *, with_doubts: b
         with_doubts: whether rows just below the cut count as cleared.
     """
     known = np.frombuffer(facts.latest_screened(workspace.db, digest), np.uint64).reshape(-1, 2)
-    if not len(known):
-        return np.zeros(len(keys), np.bool_)
     if not with_doubts:
         known = known[known[:, 1] & _DOUBT == 0]
-    at = np.minimum(np.searchsorted(known[:, 0], keys[:, 0]), max(len(known) - 1, 0))
-    same = (known[at, 0] == keys[:, 0]) & (known[at, 1] & ~_DOUBT == keys[:, 1]) if len(known) else np.zeros(len(keys), np.bool_)
-    return np.asarray(same)
+    return are_among(keys, known & ~np.array([0, _DOUBT], np.uint64))
+
+
+def are_among(keys: Keys, known: Keys) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """Return a mask of the keys (n, 2) that are known. Of known keys with one first half, which is improbable, only the first counts."""
+    if not len(known):
+        return np.zeros(len(keys), np.bool_)
+    at = pc.index_in(pa.array(keys[:, 0]), value_set=pa.array(known[:, 0])).fill_null(-1).to_numpy(zero_copy_only=False)
+    return np.asarray((at >= 0) & (known[at, 1] == keys[:, 1]))
 
 
 def add_seen(workspace: Workspace, digest: bytes, keys: Keys, *, doubtful: np.ndarray[Any, np.dtype[np.bool_]], run: int) -> None:
