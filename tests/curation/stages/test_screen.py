@@ -10,6 +10,7 @@ import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -21,7 +22,7 @@ from curation.store.database import open_store
 from curation.store.rows import list_rows
 from curation.views.protected import load_protected
 from curation.views.report import report_data
-from curation.views.screen_cache import keys_of
+from curation.views.screen_cache import are_among, keys_of
 from curation.views.screening import leak_findings
 from curation.workspace import Workspace, open_workspace
 from tests.support.projects import write_blank
@@ -133,6 +134,14 @@ def test_keys_tell_prompt_answer_and_class_apart(project: Path) -> None:
     rows = [row._replace(body=dump_record(make_instruction(*texts))) for texts in (("ab", "c"), ("a", "bc"), ("ab", "c"))]
     keys = keys_of([*rows, rows[0], rows[0]], ["x", "x", "y", None, "x"])
     assert len({tuple(key) for key in keys[:4].tolist()}) == 4 and keys[4].tolist() == keys[0].tolist()
+
+
+def test_a_key_is_known_by_both_halves() -> None:
+    known = np.array([[1, 3], [1, 2], [5, 6]], np.uint64)
+    keys = np.array([[1, 3], [5, 6], [5, 3], [7, 6], [1, 2]], np.uint64)
+    # Of two known keys that share their first half one is searched again, which costs time and hides nothing.
+    assert are_among(keys, known).tolist() == [True, True, False, False, False]
+    assert not are_among(keys, known[:0]).any() and len(are_among(keys[:0], known)) == 0
 
 
 def test_the_screen_tells_its_operating_point(project: Path) -> None:
