@@ -285,8 +285,8 @@ def _without_overlaps(every: set[Found], with_key: str) -> list[Found]:
 def find_cued(documents: Sequence[bytes], search: PiiSearch = DEFAULT) -> list[int]:
     """Return the positions of the JSON documents in whose strings `find_spans` may find something.
 
-    Most documents hold no cue, and these are not parsed. A cue has no character that JSON escapes; a document in which another one is
-    escaped by its code is returned.
+    Most documents hold no cue, so the caller need not parse them. No cue contains a character that JSON must escape. JSON may escape
+    other characters too, by their code, so every document with such an escape is returned.
     """
     if "name" in search.kinds:
         return list(range(len(documents)))

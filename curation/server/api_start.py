@@ -21,7 +21,7 @@ from curation.server.jobs import Job
 from curation.server.projects import MOST_PROJECTS, Several, name_of, root_owner
 from curation.settings_file import Whole, write_settings
 from curation.store import records
-from curation.store.rows import list_kinds
+from curation.store.rows import list_rows_by_kind
 from curation.template import write_template
 from curation.workspace import load_cells, open_workspace
 
@@ -199,7 +199,7 @@ def plan(service: Serving) -> PlanPage:
     """Return the plan: its cells, how much of each value is filled, and the rows that were generated last."""
     with open_workspace(service.folder) as workspace:
         cells, made = load_cells(workspace), records.cells_made(workspace.db)
-        rows = [row for rows in list_kinds(workspace.db).values() for row in rows if row.how == "generated"]
+        rows = [row for rows in list_rows_by_kind(workspace.db).values() for row in rows if row.how == "generated"]
         latest = sorted(rows, key=lambda row: row.seq)[-PREVIEW_ROWS:]
         shown = [
             {"id": row.id, "cell": row.cell, "prompt": row.prompt[:2000], "response": row.answers[0][:4000]} for row in reversed(latest)

@@ -16,24 +16,22 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curation.store.apart import Found
 from curation.store.columns import Numbers, codes, columns_of, columns_query, read_columns
 from curation.store.reviews import StoredAnswer, Table, parse_values, renamed_annotators
+from curation.store.shared_tables import SharedTable
 
 _REPEATED = ("user", "status", "body", "payload", "form", "simulated")
 """Columns in which a million answers hold few different texts."""
-
-
 _COLUMNS = ("response", "updated", "seq", *_REPEATED)
 _ORDER = ("response", "updated")
 
 
 def answers_query(table: Table) -> str:
-    """Return the query of all answers, as `read_apart` reads it."""
+    """Return the query of all answers, as `read_shared` reads it."""
     return columns_query(table, _COLUMNS, _ORDER)
 
 
-def load_answers(db: sqlite3.Connection, table: Table = "answers", *, found: Found | None = None) -> Answers:
+def load_answers(db: sqlite3.Connection, table: Table = "answers", *, found: SharedTable | None = None) -> Answers:
     """Return each person's latest answer to each row, under the present name of the account.
 
     Args:

@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curation.store.apart import NULL, Found, read_apart
+from curation.store.shared_tables import NULL, SharedTable, read_shared
 
 Numbers = np.ndarray[Any, np.dtype[np.int64]]
 
@@ -39,8 +39,8 @@ def read_columns(
         order: columns by which the rows are ordered. By ranges of the first one, which is never NULL, the table is read.
         repeated: columns with few different texts, which are returned as dictionaries.
     """
-    if apart := read_apart(db, [columns_query(table, columns, order)]):
-        return columns_of(apart[0], columns, repeated)
+    if shared := read_shared(db, [columns_query(table, columns, order)]):
+        return columns_of(shared[0], columns, repeated)
     names = [f"c{place}" for place in range(len(columns))]
     null = secrets.token_hex(8)  # in the place of NULL, which SQLite would leave out
     joined = ", ".join(f"CAST(group_concat(coalesce({column}, '{null}'), x'1f') AS BLOB)" for column in columns)
@@ -62,13 +62,13 @@ def read_columns(
 
 
 def columns_query(table: str, columns: Sequence[str], order: Sequence[str]) -> str:
-    """Return the query of `read_columns` for `read_apart`."""
+    """Return the query of `read_columns` for `read_shared`."""
     # Under other names, because by its own name a column is ordered by the expression, and not by its index.
     texts = ", ".join(f"coalesce(CAST({name} AS TEXT), '{NULL}') AS c{place}" for place, name in enumerate(columns))
     return f"SELECT {texts} FROM {table} ORDER BY {', '.join(order)}"
 
 
-def columns_of(found: Found, columns: Sequence[str], repeated: Collection[str]) -> pa.Table:
+def columns_of(found: SharedTable, columns: Sequence[str], repeated: Collection[str]) -> pa.Table:
     """Return the result of `columns_query` as `read_columns` does."""
     made = []
     for place, name in enumerate(columns):

@@ -630,6 +630,9 @@ def count_new_rows(db: sqlite3.Connection, run: int, watermark: int) -> int:
     later = db.execute(f"SELECT 1 FROM runs WHERE run > ? AND stage NOT IN ({_marks(_WITHOUT_ROWS)}) LIMIT 1", (run, *_WITHOUT_ROWS))
     if later.fetchone() is None and last_seq(db) <= watermark:  # as a rule; no origin is read
         return 0
+    last = db.execute(f"SELECT max(seq) AS seq, max(run) AS run FROM origins WHERE {brought}").fetchone()
+    if (last["seq"] or 0) <= watermark and (last["run"] or 0) <= run:  # only edited or masked versions; one pass in place of a sort
+        return 0
     # A candidate that is imported as a row has an old seq; the run of its first row shows that it is new.
     sql = f"""SELECT count(*) AS n FROM
       (SELECT seq, min(run) AS first FROM origins WHERE {brought} GROUP BY seq) JOIN records USING (seq)

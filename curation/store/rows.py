@@ -21,9 +21,9 @@ import numpy as np
 import pyarrow as pa
 
 from curation.records import KINDS, Kind
-from curation.store.apart import NULL, Found, read_apart, workbench_file
 from curation.store.processes import count_processes, in_processes
 from curation.store.records import Row
+from curation.store.shared_tables import NULL, SharedTable, read_shared, workbench_file
 from curation.store.spill import Bytes
 
 Numbers = np.ndarray[Any, np.dtype[np.int64]]
@@ -407,25 +407,27 @@ def list_rows(db: sqlite3.Connection, kind: Kind, *, role: str = "row") -> Rows:
         kind: "instruction" or "preference".
         role: "row", or "candidate" for the responses inside preference pairs.
     """
-    return list_kinds(db, role=role)[kind]
+    return list_rows_by_kind(db, role=role)[kind]
 
 
-def list_kinds(db: sqlite3.Connection, *, role: str = "row", found: Sequence[Found] | None = None) -> dict[Kind, Rows]:
-    """Return what `list_rows` does of each kind; both are read together and share their columns.
+def list_rows_by_kind(db: sqlite3.Connection, *, role: str = "row", found: Sequence[SharedTable] | None = None) -> dict[Kind, Rows]:
+    """Return the rows of each kind, as `list_rows` does; both kinds are read together and share their columns.
 
     Args:
         db: the workbench.
         role: see `list_rows`.
         found: results of `row_queries`, if they were read already.
     """
-    found = found or read_apart(db, row_queries(role))
-    is_known = found is not None and all(one.table.num_rows for one in found)
-    rows = Rows(_complete(*found, folder=workbench_file(db).parent) if found and is_known else _read(db, role))
+    found = found or read_shared(db, row_queries(role))
+    if found and all(one.table.num_rows for one in found):
+        rows = Rows(_complete(*found, folder=workbench_file(db).parent))
+    else:
+        rows = Rows(_read(db, role))
     return {kind: rows.where(rows.coded("kind").matches(kind)) for kind in KINDS}
 
 
 def row_queries(role: str = "row") -> list[str]:
-    """Return the queries of the records and of their origins, as `read_apart` reads them."""
+    """Return the queries of the records and of their origins, as `read_shared` reads them."""
     records, origins = _queries(role)
     columns = ", ".join(f"coalesce({name}, '{NULL}') AS {name}" for name in ("cell", "seed_group"))
     return [
@@ -439,7 +441,7 @@ def _queries(role: str) -> tuple[str, str]:
     return "FROM records WHERE erased IS NULL ORDER BY seq", f"FROM origins WHERE role = '{role}' ORDER BY origin"
 
 
-def _complete(records: Found, origins: Found, *, folder: Path) -> _Columns:
+def _complete(records: SharedTable, origins: SharedTable, *, folder: Path) -> _Columns:
     """Return the records that have an origin."""
     held, came = records.table, origins.table
     seqs, better, parent = (came[name].to_numpy() for name in ("seq", "better", "parent"))

@@ -17,7 +17,7 @@ VARIABLE = "SEEDCORN_MEMORY_MB"
 _DEFAULT = 1024
 
 
-def held() -> int:
+def memory_limit() -> int:
     """Return the bytes of a column that are held in memory: `SEEDCORN_MEMORY_MB`, or a gigabyte.
 
     Raises:
@@ -38,14 +38,14 @@ class Bytes:
         Args:
             folder: of the file; None keeps all in memory.
         """
-        self._folder, self._held, self._most = folder, bytearray(), held()
+        self._folder, self._held, self._most = folder, bytearray(), memory_limit()
         self._file: IO[bytes] | None = None
 
     def add(self, parts: Sequence[bytes]) -> None:
         """Add bytes at the end."""
         self._held += b"".join(parts)
         if self._folder is not None and len(self._held) > (self._most if self._file is None else 0):
-            self._file = self._file or _unnamed(self._folder)
+            self._file = self._file or unnamed_file(self._folder)
             self._file.write(self._held)
             self._held.clear()
 
@@ -66,7 +66,7 @@ class Tables:
             folder: of the file; None keeps all in memory.
         """
         self._parts = list[pa.Table]()
-        self._file = _unnamed(folder) if folder is not None else None
+        self._file = unnamed_file(folder) if folder is not None else None
         self._writer: pa.RecordBatchFileWriter | None = None
 
     def add(self, part: pa.Table) -> None:
@@ -85,7 +85,8 @@ class Tables:
         return pa.ipc.open_file(pa.py_buffer(mapped(self._file))).read_all()
 
 
-def _unnamed(folder: Path) -> IO[bytes]:
+def unnamed_file(folder: Path) -> IO[bytes]:
+    """Return a new file without a name in a folder; it ends when it is closed and no longer mapped."""
     return tempfile.TemporaryFile(dir=folder)
 
 

@@ -18,7 +18,7 @@ from curation.dedup.arrow_text import thread_count
 from curation.records import Kind
 from curation.snapshot.write import schema_of
 from curation.store.rows import Numbers, Rows
-from curation.store.spill import Tables, held
+from curation.store.spill import Tables, memory_limit
 from curation.workspace import compared_texts
 
 _PART, _BYTES = 50_000, 64_000_000
@@ -56,7 +56,7 @@ class RowColumns:
 
     def snapshot_rows(self, places: Numbers) -> pa.Table:
         """Return the rows at some places in the columns of a snapshot. Nothing is checked: writing does."""
-        parts, schema = Tables(self.folder if self.table.nbytes > held() else None), schema_of(self.kind)
+        parts, schema = Tables(self.folder if self.table.nbytes > memory_limit() else None), schema_of(self.kind)
         ranges = (places[start : start + _PART] for start in range(0, max(len(places), 1), _PART))
         with ThreadPoolExecutor(thread_count()) as pool:  # Arrow copies without Python's lock
             while batch := list(itertools.islice(ranges, thread_count())):
@@ -73,7 +73,7 @@ class RowColumns:
 
 def read_columns(kind: Kind, rows: Rows) -> RowColumns:
     """Parse the bodies of rows of one kind, on all cores."""
-    parts, is_plain, waiting = Tables(rows.folder if int(rows.sizes().sum()) > held() else None), True, _in_parts(rows)
+    parts, is_plain, waiting = Tables(rows.folder if int(rows.sizes().sum()) > memory_limit() else None), True, _in_parts(rows)
     with ThreadPoolExecutor(thread_count()) as pool:  # Arrow parses without Python's lock
         while some := list(itertools.islice(waiting, thread_count())):
             for part in pool.map(partial(_read_part, kind), some):

@@ -31,9 +31,9 @@ from curation.workspace import Workspace, load_cells
 
 if TYPE_CHECKING:
     from curation.store.answers import Answers
-    from curation.store.apart import Found
     from curation.store.overrides import Overrides
     from curation.store.rows import Rows, RowsBySeq, Shared
+    from curation.store.shared_tables import SharedTable
 
 Rule = Callable[[float], bool]
 """True for a total (0 to 10) that is kept."""
@@ -80,9 +80,9 @@ class ProjectState:
     @cached_property
     def rows(self) -> dict[Kind, Rows]:
         """The rows of each kind in order of seq, without erased rows and without the candidates of pairs."""
-        from curation.store.rows import list_kinds
+        from curation.store.rows import list_rows_by_kind
 
-        return list_kinds(self.db)
+        return list_rows_by_kind(self.db)
 
     @cached_property
     def row_by_seq(self) -> RowsBySeq:
@@ -258,7 +258,7 @@ class ProjectState:
         by_kind: dict[str, int] = {kind: review.overlap_of(kind) for kind in KINDS}
         return Policy(review.policy, review.largest_overlap, review.margin, by_kind)
 
-    def _read_answers(self, table: reviews.Table, *, excluded: bool, found: Found | None = None) -> Answers:
+    def _read_answers(self, table: reviews.Table, *, excluded: bool, found: SharedTable | None = None) -> Answers:
         from curation.store.answers import load_answers
 
         out = reviews.present_names(self.db, self.project.review.exclude)
@@ -363,12 +363,12 @@ class ProjectState:
     def read_rows_and_answers(self) -> None:
         """Read the rows and the answers at the same time, if there are many."""
         from curation.store.answers import answers_query
-        from curation.store.apart import read_apart
-        from curation.store.rows import list_kinds, row_queries
+        from curation.store.rows import list_rows_by_kind, row_queries
+        from curation.store.shared_tables import read_shared
 
-        if found := read_apart(self.db, [answers_query("answers"), *row_queries()]):  # what takes longest first
+        if found := read_shared(self.db, [answers_query("answers"), *row_queries()]):  # what takes longest first
             answers, *rows = found
-            self.__dict__["rows"] = list_kinds(self.db, found=rows)
+            self.__dict__["rows"] = list_rows_by_kind(self.db, found=rows)
             self.__dict__["answers"] = self._read_answers("answers", excluded=False, found=answers)
 
     def forget_answers(self) -> None:

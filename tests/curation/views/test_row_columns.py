@@ -19,7 +19,7 @@ from curation.store import records
 from curation.store.database import open_store
 from curation.store.records import Origin, Row
 from curation.store.rows import Rows, list_rows
-from curation.store.spill import held
+from curation.store.spill import memory_limit
 from curation.views.row_columns import prompts_of, read_columns, read_compared, taken, texts_at
 
 TURNS = (
@@ -148,6 +148,6 @@ def test_rows_too_large_for_memory_are_in_files_without_a_name(tmp_path: Path, m
 def test_memory_that_is_no_number_is_refused(given: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SEEDCORN_MEMORY_MB", given)
     with pytest.raises(ProjectError, match=f"^SEEDCORN_MEMORY_MB={given}: is no whole number of megabytes. Next: set it to 1024"):
-        held()
+        memory_limit()
     monkeypatch.setenv("SEEDCORN_MEMORY_MB", "")
-    assert held() == 2**30
+    assert memory_limit() == 2**30

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from curation.records import KINDS
-from curation.store import apart, records, reviews
+from curation.store import records, reviews, shared_tables
 from curation.store.answers import load_answers
-from curation.store.apart import NULL, read_apart
 from curation.store.columns import read_columns
 from curation.store.database import Database, open_store
-from curation.store.rows import list_kinds
+from curation.store.rows import list_rows_by_kind
+from curation.store.shared_tables import NULL, read_shared
 from tests.support.answers import random_answers
 
 TEXTS = (None, "", "a", "b é", "\0\x1f", "x" * 300)
@@ -32,9 +32,9 @@ def db(tmp_path: Path) -> Iterator[Database]:
 @pytest.fixture
 def always(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """Few rows are read apart too, in parts of seven."""
-    monkeypatch.setattr(apart, "ENOUGH", 1)
-    monkeypatch.setattr(apart, "count_processes", lambda rows: 2)
-    monkeypatch.setattr(apart, "_BATCH", 7)
+    monkeypatch.setattr(shared_tables, "MIN_ROWS", 1)
+    monkeypatch.setattr(shared_tables, "count_processes", lambda rows: 2)
+    monkeypatch.setattr(shared_tables, "_BATCH", 7)
     return monkeypatch
 
 
@@ -58,9 +58,9 @@ def fill(db: Database, n: int = 60, seed: int = 0) -> None:
 @pytest.mark.parametrize("role", ["row", "candidate"])
 def test_rows_are_those_that_this_process_reads(db: Database, seed: int, role: str, always: pytest.MonkeyPatch) -> None:
     fill(db, seed=seed)
-    found = list_kinds(db, role=role)
-    always.setattr(apart, "count_processes", lambda rows: 1)
-    wanted = list_kinds(db, role=role)
+    found = list_rows_by_kind(db, role=role)
+    always.setattr(shared_tables, "count_processes", lambda rows: 1)
+    wanted = list_rows_by_kind(db, role=role)
     assert {kind: list(rows) for kind, rows in found.items()} == {kind: list(rows) for kind, rows in wanted.items()}
     for kind in KINDS:
         assert len(found[kind]) > 5 and found[kind].hashes.tolist() == wanted[kind].hashes.tolist()
@@ -87,30 +87,30 @@ def test_columns_hold_null_numbers_and_texts(db: Database, always: pytest.Monkey
 def test_rows_without_an_origin_are_no_rows(db: Database, always: pytest.MonkeyPatch) -> None:
     fill(db)
     db.execute("DELETE FROM origins")
-    assert {kind: len(rows) for kind, rows in list_kinds(db).items()} == dict.fromkeys(KINDS, 0)
+    assert {kind: len(rows) for kind, rows in list_rows_by_kind(db).items()} == dict.fromkeys(KINDS, 0)
 
 
 def test_what_no_other_process_sees_is_read_here(db: Database, always: pytest.MonkeyPatch) -> None:
-    assert read_apart(db, ["SELECT seq FROM records"]) is None, "no records"
+    assert read_shared(db, ["SELECT seq FROM records"]) is None, "no records"
     fill(db)
-    found = read_apart(db, ["SELECT seq FROM records"])
+    found = read_shared(db, ["SELECT seq FROM records"])
     assert found is not None and found[0].table.num_rows == records.last_seq(db)
     db.execute("BEGIN")
-    assert read_apart(db, ["SELECT seq FROM records"]) is None, "within a transaction"
+    assert read_shared(db, ["SELECT seq FROM records"]) is None, "within a transaction"
     db.execute("ROLLBACK")
-    always.setattr(apart, "ENOUGH", 10**6)
-    assert read_apart(db, ["SELECT seq FROM records"]) is None, "few records"
+    always.setattr(shared_tables, "MIN_ROWS", 10**6)
+    assert read_shared(db, ["SELECT seq FROM records"]) is None, "few records"
     memory = sqlite3.connect(":memory:")
     memory.execute("CREATE TABLE records (seq INTEGER)")
-    assert read_apart(memory, ["SELECT seq FROM records"]) is None
+    assert read_shared(memory, ["SELECT seq FROM records"]) is None
 
 
 def test_a_large_workbench_is_read_into_a_file_that_has_no_name(db: Database, always: pytest.MonkeyPatch) -> None:
     fill(db)
     always.setenv("SEEDCORN_MEMORY_MB", "0")
-    folder = apart.workbench_file(db).parent
+    folder = shared_tables.workbench_file(db).parent
     before = set(folder.iterdir())
-    found = read_apart(db, [f"SELECT seq, coalesce(body, '{NULL}') AS body FROM records WHERE body IS NOT NULL"])
+    found = read_shared(db, [f"SELECT seq, coalesce(body, '{NULL}') AS body FROM records WHERE body IS NOT NULL"])
     assert found is not None and set(folder.iterdir()) == before
     starts, sizes = found[0].places("body")
     wanted = [row["body"] for row in db.execute("SELECT body FROM records WHERE body IS NOT NULL ORDER BY seq")]
@@ -120,4 +120,4 @@ def test_a_large_workbench_is_read_into_a_file_that_has_no_name(db: Database, al
 def test_a_query_that_fails_in_another_process_is_an_error_here(db: Database, always: pytest.MonkeyPatch) -> None:
     fill(db)
     with pytest.raises(sqlite3.DatabaseError, match="no such column: colour"):
-        read_apart(db, ["SELECT colour FROM records"])
+        read_shared(db, ["SELECT colour FROM records"])

@@ -1,7 +1,7 @@
-"""Read the workbench in processes of their own, into memory that this process shares: Arrow columns, of which none is copied.
+"""Read tables of a large workbench by forked processes into shared memory, as Arrow columns that are not copied.
 
-The driver has an SQLite of its own. Two of them in one process lose one another's locks (sqlite.org/howtocorrupt.html, 2.2.1), so it is
-loaded by forked processes only.
+The Arrow driver brings its own copy of SQLite. Two copies in one process release each other's file locks
+(sqlite.org/howtocorrupt.html, 2.2.1), so only the forked processes load it.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import mmap
 import os
 import secrets
 import sqlite3
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -22,20 +21,20 @@ import numpy as np
 import pyarrow as pa
 
 from curation.store.processes import count_processes, in_processes
-from curation.store.spill import held, mapped
+from curation.store.spill import mapped, memory_limit, unnamed_file
 
 Numbers = np.ndarray[Any, np.dtype[np.int64]]
 
-ENOUGH = 50_000
-"""Rows from which a process pays."""
+MIN_ROWS = 50_000
+"""Records from which starting a process costs less than it saves."""
 NULL = secrets.token_hex(8)
-"""A text in the place of NULL."""
+"""Text that queries return in place of NULL: the driver takes the type of a column from its first rows, and NULL has none."""
 _BATCH = 16_384
 """Rows of a part of a table."""
 
 
 @dataclass(frozen=True)
-class Found:
+class SharedTable:
     """The result of a query in shared memory."""
 
     memory: mmap.mmap
@@ -58,15 +57,15 @@ def workbench_file(db: sqlite3.Connection) -> Path:
     return Path(db.execute("PRAGMA database_list").fetchone()[2])
 
 
-def read_apart(db: sqlite3.Connection, queries: Sequence[str]) -> list[Found] | None:
-    """Return the results of queries, each read by another process.
+def read_shared(db: sqlite3.Connection, queries: Sequence[str]) -> list[SharedTable] | None:
+    """Run each query in a forked process and return the results, or None where this process must read the tables itself.
 
-    None where this process must read itself: a workbench with few records, within a transaction, whose changes no other process sees,
-    and where no process can be forked. A result without rows has no types.
+    None if the workbench has few records, if the connection is in a transaction (no other process sees its changes), or if no process
+    can be forked. In a result without rows every column has the type integer.
 
     Args:
         db: the workbench.
-        queries: whose columns are integers, texts and bytes, with `NULL` in the place of NULL, which has no type.
+        queries: SQL whose columns are integers, texts or bytes, with `NULL` for missing values.
 
     Raises:
         ProjectError: a process was killed.
@@ -74,20 +73,15 @@ def read_apart(db: sqlite3.Connection, queries: Sequence[str]) -> list[Found] | 
     """
     rows = db.execute("SELECT max(seq) FROM records").fetchone()[0] or 0
     path = workbench_file(db)
-    if rows < ENOUGH or db.in_transaction or not path.name or (processes := count_processes(rows)) == 1:
+    if rows < MIN_ROWS or db.in_transaction or not path.name or (processes := count_processes(rows)) == 1:
         return None
-    files = [_memory(path) for _ in queries]
+    # In memory, or in a file from the size on from which columns are.
+    in_file = path.stat().st_size > memory_limit()
+    files = [unnamed_file(path.parent) if in_file else os.fdopen(os.memfd_create("rows"), "w+b") for _ in queries]
     for _ in in_processes(partial(_read_into, path, queries, files), range(len(queries)), processes=processes, what="curate"):
         pass
     shared = [mapped(file) for file in files]
-    return [Found(one, pa.ipc.open_file(pa.py_buffer(one)).read_all()) for one in shared]
-
-
-def _memory(path: Path) -> IO[bytes]:
-    """Return an empty file without a name, of a small workbench in memory."""
-    if path.stat().st_size > held():
-        return tempfile.TemporaryFile(dir=path.parent)
-    return os.fdopen(os.memfd_create("rows"), "w+b")
+    return [SharedTable(one, pa.ipc.open_file(pa.py_buffer(one)).read_all()) for one in shared]
 
 
 def _read_into(path: Path, queries: Sequence[str], files: Sequence[IO[bytes]], place: int) -> None:
