@@ -146,7 +146,7 @@ def run_foreground(home: Home, *, port: int | None, notify: Notify, options: Sta
     if read_processes(home) is not None:
         raise UserError(f"{home.folder}", "its server is up already", f"argilla-setup down --home {home.folder}")
     settings, python = _prepare(home, port=port, options=options, notify=notify)
-    notify(f"Argilla at {server_url(settings.port)} (press Ctrl-C to stop)")
+    notify(f"Starting Argilla at {server_url(settings.port)} (press Ctrl-C to stop)")
     with Follower(home, notify=notify):
         supervise(home, port=settings.port, python=python, notify=notify)
 
