@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curation.store.shared_tables import NULL, SharedTable, read_shared
+from curation.store.shared_tables import NULL, Query, SharedTable, read_shared
 
 Numbers = np.ndarray[Any, np.dtype[np.int64]]
 
@@ -39,8 +39,8 @@ def read_columns(
         order: columns by which the rows are ordered. By ranges of the first one, which is never NULL, the table is read.
         repeated: columns with few different texts, which are returned as dictionaries.
     """
-    if shared := read_shared(db, [columns_query(table, columns, order)]):
-        return columns_of(shared[0], columns, repeated)
+    if shared := read_shared(db, [columns_query(table, columns, order, repeated)]):
+        return columns_of(shared[0], columns)
     names = [f"c{place}" for place in range(len(columns))]
     null = secrets.token_hex(8)  # in the place of NULL, which SQLite would leave out
     joined = ", ".join(f"CAST(group_concat(coalesce({column}, '{null}'), x'1f') AS BLOB)" for column in columns)
@@ -61,28 +61,66 @@ def read_columns(
     return pa.concat_tables(parts).unify_dictionaries().combine_chunks().rename_columns(list(columns))
 
 
-def columns_query(table: str, columns: Sequence[str], order: Sequence[str]) -> str:
-    """Return the query of `read_columns` for `read_shared`."""
+def columns_query(table: str, columns: Sequence[str], order: Sequence[str], repeated: Collection[str], where: str = "") -> Query:
+    """Return the query of `read_columns` for `read_shared`.
+
+    Args:
+        table: as for `read_columns`, like the next three.
+        columns: see there.
+        order: see there.
+        repeated: see there.
+        where: condition of the rows; all without it.
+    """
     # Under other names, because by its own name a column is ordered by the expression, and not by its index.
     texts = ", ".join(f"coalesce(CAST({name} AS TEXT), '{NULL}') AS c{place}" for place, name in enumerate(columns))
-    return f"SELECT {texts} FROM {table} ORDER BY {', '.join(order)}"
+    condition = f" WHERE {where}" if where else ""
+    coded = [f"c{place}" for place, name in enumerate(columns) if name in repeated]
+    return Query(f"SELECT {texts} FROM {table}{condition} ORDER BY {', '.join(order)}", coded)
 
 
-def columns_of(found: SharedTable, columns: Sequence[str], repeated: Collection[str]) -> pa.Table:
+def columns_of(found: SharedTable, columns: Sequence[str]) -> pa.Table:
     """Return the result of `columns_query` as `read_columns` does."""
     made = []
-    for place, name in enumerate(columns):
-        column = found.table[f"c{place}"].cast(pa.large_string())  # without rows it has no type
-        if pc.any(pc.equal(column, NULL)).as_py():
-            column = pc.if_else(pc.equal(column, NULL), pa.scalar(None, column.type), column)
-        made.append(column.dictionary_encode() if name in repeated else column)
-    return pa.table(made, names=list(columns)).unify_dictionaries().combine_chunks()
+    for place in range(len(columns)):
+        column = found.table[f"c{place}"].combine_chunks()
+        if (values := found.values.get(f"c{place}")) is not None:
+            is_null = pa.array([value is None for value in values], pa.bool_())
+            if None in values:
+                column = pc.if_else(pc.take(is_null, column), pa.scalar(None, column.type), column)
+            made.append(pa.DictionaryArray.from_arrays(column, pa.array(values, pa.large_string())))
+        else:
+            column = column.cast(pa.large_string())  # without rows it has no type
+            has_null = pc.any(pc.equal(column, NULL)).as_py()
+            made.append(pc.if_else(pc.equal(column, NULL), pa.scalar(None, column.type), column) if has_null else column)
+    return pa.table(made, names=list(columns))
 
 
 def codes(column: pa.ChunkedArray) -> tuple[list[str], Numbers]:
     """Return the different texts of a repeated column, and the place of each row's text among them."""
     encoded = column.combine_chunks()
     return encoded.dictionary.to_pylist(), encoded.indices.to_numpy().astype(np.int64)
+
+
+def alike(facets: Sequence[Numbers], rows: int) -> tuple[Numbers, Numbers]:
+    """Return for each row the number of the rows that are alike in every facet, and the place of each number's first row.
+
+    Args:
+        facets: for each row a number from -1 on; equal where rows are alike.
+        rows: how many there are.
+    """
+    like, first = np.zeros(rows, np.int64), np.zeros(min(rows, 1), np.int64)
+    for facet in facets:
+        like, first = numbered(like * (2 + int(facet.max(initial=0))) + facet + 1)
+    return like, first
+
+
+def numbered(values: Numbers) -> tuple[Numbers, Numbers]:
+    """Return for each row the number of its value, in order of first appearance, and the place of each number's first row."""
+    encoded = pa.array(values).dictionary_encode()
+    numbers = encoded.indices.to_numpy().astype(np.int64)
+    first = np.full(len(encoded.dictionary), len(values))
+    np.minimum.at(first, numbers, np.arange(len(values)))
+    return numbers, first
 
 
 def _ranges(cursor: sqlite3.Cursor, table: str, key: str) -> Iterator[tuple[str, tuple[object, ...]]]:

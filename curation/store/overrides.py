@@ -6,11 +6,20 @@ import sqlite3
 from collections.abc import Callable, Iterator
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
+from curation.store.columns import alike, columns_of, columns_query, read_columns
 from curation.store.records import CLEAR, StoredOverride
 from curation.store.rows import BySeq, Numbers
+from curation.store.shared_tables import SharedTable
 
-_PART = 8192
+_REPEATED = ("action", "reason", "by", "at", "choice", "chosen")
+"""Columns in which a million overrides hold few different texts."""
+_COLUMNS = ("override", "seq", *_REPEATED)
+
+QUERY = columns_query("overrides", _COLUMNS, ("override",), _REPEATED)
+"""The query of all overrides, as `read_shared` reads it."""
 
 
 class Overrides(BySeq[StoredOverride]):
@@ -41,18 +50,23 @@ class Overrides(BySeq[StoredOverride]):
         return Overrides(self.seqs[mask], self.codes[mask], self.numbers[mask], self.few)
 
 
-def load_overrides(db: sqlite3.Connection) -> Overrides:
-    """Return the latest override of each record that has one."""
-    sql = "SELECT override, seq, action, reason, by, at, choice, chosen FROM overrides ORDER BY override"
-    cursor, places, parts = db.cursor(), dict[tuple[object, ...], int](), [np.empty((0, 3), np.int64)]
-    cursor.row_factory = None
-    cursor.execute(sql)
-    while rows := cursor.fetchmany(_PART):
-        parts.append(np.array([(row[0], row[1], places.setdefault(row[2:], len(places))) for row in rows], np.int64))
-    found = np.concatenate(parts)
-    few = [StoredOverride(0, 0, *values) for values in places]  # type: ignore[arg-type]
+def load_overrides(db: sqlite3.Connection, *, found: SharedTable | None = None) -> Overrides:
+    """Return the latest override of each record that has one.
+
+    Args:
+        db: the workbench.
+        found: result of `QUERY`, if it was read already.
+    """
+    made = columns_of(found, _COLUMNS) if found else read_columns(db, "overrides", _COLUMNS, order=("override",), repeated=_REPEATED)
+    numbers, seqs = (pc.cast(made[name], pa.int64()).to_numpy() for name in ("override", "seq"))
+    said = [made[name].combine_chunks() for name in _REPEATED]
+    codes, first = alike([pc.fill_null(column.indices, -1).to_numpy().astype(np.int64) for column in said], len(seqs))
+    each = zip(*(column.take(pa.array(first)).to_pylist() for column in said), strict=True)
+    few = [
+        StoredOverride(0, 0, action, reason, by, at, choice, None if chosen is None else int(chosen))
+        for action, reason, by, at, choice, chosen in each
+    ]
     # The last one of each record, in order of seq.
-    found = found[np.lexsort((found[:, 0], found[:, 1]))]
-    found = found[np.append(found[1:, 1] != found[:-1, 1], np.ones(min(len(found), 1), np.bool_))]
-    made = Overrides(found[:, 1].copy(), found[:, 2].copy(), found[:, 0].copy(), few)
-    return made.where(lambda one: one.action != CLEAR)
+    order = np.lexsort((numbers, seqs))
+    order = order[np.append(seqs[order][1:] != seqs[order][:-1], np.ones(min(len(order), 1), np.bool_))]
+    return Overrides(seqs[order], codes[order], numbers[order], few).where(lambda one: one.action != CLEAR)

@@ -18,12 +18,11 @@ from pathlib import Path
 from typing import Any, Final, TypeVar, overload
 
 import numpy as np
-import pyarrow as pa
 
 from curation.records import KINDS, Kind
 from curation.store.processes import count_processes, in_processes
 from curation.store.records import Row
-from curation.store.shared_tables import NULL, SharedTable, read_shared, workbench_file
+from curation.store.shared_tables import NULL, Query, SharedTable, read_shared, workbench_file
 from curation.store.spill import Bytes
 
 Numbers = np.ndarray[Any, np.dtype[np.int64]]
@@ -426,13 +425,16 @@ def list_rows_by_kind(db: sqlite3.Connection, *, role: str = "row", found: Seque
     return {kind: rows.where(rows.coded("kind").matches(kind)) for kind in KINDS}
 
 
-def row_queries(role: str = "row") -> list[str]:
+def row_queries(role: str = "row") -> list[Query]:
     """Return the queries of the records and of their origins, as `read_shared` reads them."""
     records, origins = _queries(role)
     columns = ", ".join(f"coalesce({name}, '{NULL}') AS {name}" for name in ("cell", "seed_group"))
     return [
-        f"SELECT seq, id, kind, coalesce(label, '{NULL}') AS label, body {records}",
-        f"SELECT seq, {columns}, how, coalesce(better, -1) AS better, coalesce(parent, -1) AS parent {origins}",
+        Query(f"SELECT seq, id, kind, coalesce(label, '{NULL}') AS label, body {records}", ("kind", "label")),
+        Query(
+            f"SELECT seq, {columns}, how, coalesce(better, -1) AS better, coalesce(parent, -1) AS parent {origins}",
+            ("cell", "how", "seed_group"),
+        ),
     ]
 
 
@@ -445,19 +447,17 @@ def _complete(records: SharedTable, origins: SharedTable, *, folder: Path) -> _C
     """Return the records that have an origin."""
     held, came = records.table, origins.table
     seqs, better, parent = (came[name].to_numpy() for name in ("seq", "better", "parent"))
-    known = _Origins.first(seqs, better, parent, {name: _coded(came[name]) for name in ("cell", "how", "seed_group")})
+    known = _Origins.first(seqs, better, parent, {name: _coded(origins, name) for name in origins.values})
     wanted = known.has(held["seq"].to_numpy())
     starts, sizes = records.places("body")
     ids = np.concatenate([np.frombuffer(chunk.buffers()[2], "S32", len(chunk)) for chunk in held["id"].chunks])
-    kind, label = (Coded(one.values, one.codes[wanted]) for one in (_coded(held["kind"]), _coded(held["label"])))
+    kind, label = (Coded(one.values, one.codes[wanted]) for one in (_coded(records, name) for name in ("kind", "label")))
     body = records.memory, starts[wanted], sizes[wanted]
     return known.complete(held["seq"].to_numpy()[wanted], ids[wanted].tobytes(), body, kind, label, at=None, folder=folder)
 
 
-def _coded(column: pa.ChunkedArray) -> Coded:
-    encoded = column.combine_chunks().dictionary_encode()
-    values = [None if value == NULL else value for value in encoded.dictionary.to_pylist()]
-    return Coded(values, encoded.indices.to_numpy())
+def _coded(found: SharedTable, name: str) -> Coded:
+    return Coded(found.values[name], found.table[name].to_numpy())
 
 
 def _read(db: sqlite3.Connection, role: str) -> _Columns:

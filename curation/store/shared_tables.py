@@ -10,11 +10,11 @@ import mmap
 import os
 import secrets
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 from urllib.parse import quote
 
 import numpy as np
@@ -33,12 +33,24 @@ _BATCH = 16_384
 """Rows of a part of a table."""
 
 
+class Query(NamedTuple):
+    """A query of `read_shared`."""
+
+    sql: str
+    """Its columns are integers, texts or bytes, with `NULL` for missing values."""
+    repeated: Sequence[str] = ()
+    """Columns of few different texts."""
+
+
 @dataclass(frozen=True)
 class SharedTable:
     """The result of a query in shared memory."""
 
     memory: mmap.mmap
     table: pa.Table
+    """The columns; of a repeated one the place of each text among `values`, int32."""
+    values: Mapping[str, Sequence[str | None]]
+    """The different texts of each repeated column, None for NULL."""
 
     def places(self, name: str) -> tuple[Numbers, Numbers]:
         """Return the start in `memory`, and the size, of each value of a column of bytes."""
@@ -57,7 +69,7 @@ def workbench_file(db: sqlite3.Connection) -> Path:
     return Path(db.execute("PRAGMA database_list").fetchone()[2])
 
 
-def read_shared(db: sqlite3.Connection, queries: Sequence[str]) -> list[SharedTable] | None:
+def read_shared(db: sqlite3.Connection, queries: Sequence[Query]) -> list[SharedTable] | None:
     """Run each query in a forked process and return the results, or None where this process must read the tables itself.
 
     None if the workbench has few records, if the connection is in a transaction (no other process sees its changes), or if no process
@@ -65,7 +77,7 @@ def read_shared(db: sqlite3.Connection, queries: Sequence[str]) -> list[SharedTa
 
     Args:
         db: the workbench.
-        queries: SQL whose columns are integers, texts or bytes, with `NULL` for missing values.
+        queries: what to read.
 
     Raises:
         ProjectError: a process was killed.
@@ -78,24 +90,34 @@ def read_shared(db: sqlite3.Connection, queries: Sequence[str]) -> list[SharedTa
     # In memory, or in a file from the size on from which columns are.
     in_file = path.stat().st_size > memory_limit()
     files = [unnamed_file(path.parent) if in_file else os.fdopen(os.memfd_create("rows"), "w+b") for _ in queries]
-    for _ in in_processes(partial(_read_into, path, queries, files), range(len(queries)), processes=processes, what="curate"):
-        pass
+    values = list(in_processes(partial(_read_into, path, queries, files), range(len(queries)), processes=processes, what="curate"))
     shared = [mapped(file) for file in files]
-    return [SharedTable(one, pa.ipc.open_file(pa.py_buffer(one)).read_all()) for one in shared]
+    return [SharedTable(one, pa.ipc.open_file(pa.py_buffer(one)).read_all(), own) for one, own in zip(shared, values, strict=True)]
 
 
-def _read_into(path: Path, queries: Sequence[str], files: Sequence[IO[bytes]], place: int) -> None:
-    """Write the result of a query to its file."""
+def _read_into(path: Path, queries: Sequence[Query], files: Sequence[IO[bytes]], place: int) -> dict[str, list[str | None]]:
+    """Write the result of a query to its file; return the different texts of its repeated columns."""
     import adbc_driver_sqlite.dbapi as driver
 
     options = {"adbc.sqlite.query.batch_rows": _BATCH}
     try:
         with driver.connect(f"file:{quote(str(path))}?mode=ro") as db, db.cursor(adbc_stmt_kwargs=options) as cursor:
-            cursor.execute(queries[place])
+            cursor.execute(queries[place].sql)
             found = cursor.fetch_record_batch()
-            with pa.ipc.new_file(files[place], found.schema) as out:
+            places: dict[str, dict[str, int]] = {name: {} for name in queries[place].repeated}
+            schema = pa.schema([(field.name, pa.int32() if field.name in places else field.type) for field in found.schema])
+            with pa.ipc.new_file(files[place], schema) as out:
                 for batch in found:
-                    out.write_batch(batch)
+                    coded = {name: _codes(batch[name], places[name]) if name in places else batch[name] for name in schema.names}
+                    out.write_batch(pa.record_batch(coded, schema=schema))
     except driver.Error as error:  # it cannot be pickled
         raise sqlite3.DatabaseError(str(error)) from None
     files[place].flush()
+    return {name: [None if text == NULL else text for text in own] for name, own in places.items()}
+
+
+def _codes(texts: pa.Array, places: dict[str, int]) -> pa.Array:
+    """Return the place of each text among `places`, to which new texts are added."""
+    encoded = texts.dictionary_encode()
+    known = [places.setdefault(text, len(places)) for text in encoded.dictionary.to_pylist()]
+    return pa.array(np.array(known, np.int32)).take(encoded.indices)

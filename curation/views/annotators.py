@@ -309,7 +309,7 @@ def answered_alike(state: ProjectState, kinds: Sequence[Kind]) -> list[AnsweredA
     """Return the answered rows of these kinds, grouped by what annotators answered."""
     import numpy as np
 
-    from curation.views.decision_columns import alike
+    from curation.store.columns import alike
 
     known, answers, found = state.control_file.verdicts, state.annotations, list[AnsweredAlike]()
     answered = [code for code, given in enumerate(answers.few) if given]

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import overload
 
 import numpy as np
-import pyarrow as pa
 
 from curation.decide import Decision
 from curation.store.rows import Numbers
@@ -64,25 +63,3 @@ class Decisions(Sequence[Decision]):
     def __iter__(self) -> Iterator[Decision]:
         few = self.few
         return (Decision(seq, *few[code][1:]) for seq, code in zip(self.seqs.tolist(), self.codes.tolist(), strict=True))
-
-
-def alike(facets: Sequence[Numbers], rows: int) -> tuple[Numbers, Numbers]:
-    """Return for each row the number of the rows that are alike in every facet, and the place of each number's first row.
-
-    Args:
-        facets: for each row a number from -1 on; equal where rows are alike.
-        rows: how many there are.
-    """
-    like, first = np.zeros(rows, np.int64), np.zeros(min(rows, 1), np.int64)
-    for facet in facets:
-        like, first = numbered(like * (2 + int(facet.max(initial=0))) + facet + 1)
-    return like, first
-
-
-def numbered(values: Numbers) -> tuple[Numbers, Numbers]:
-    """Return for each row the number of its value, in order of first appearance, and the place of each number's first row."""
-    encoded = pa.array(values).dictionary_encode()
-    numbers = encoded.indices.to_numpy().astype(np.int64)
-    first = np.full(len(encoded.dictionary), len(values))
-    np.minimum.at(first, numbers, np.arange(len(values)))
-    return numbers, first

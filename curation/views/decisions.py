@@ -22,11 +22,12 @@ from curation.judge import diagnostics
 from curation.plan import Cell
 from curation.records import KINDS, Kind
 from curation.store import facts, records
+from curation.store.columns import alike, numbered
 from curation.store.records import Row, StoredOverride
 from curation.store.reviews import StoredAnswer
 from curation.store.rows import Mask, Numbers, Rows, Shared
 from curation.views.classes import leave_out_over_cap
-from curation.views.decision_columns import Decisions, alike, numbered
+from curation.views.decision_columns import Decisions
 from curation.views.quality import Acceptance
 from curation.views.review_sample import (
     CALIBRATION,

@@ -258,7 +258,7 @@ class ProjectState:
         by_kind: dict[str, int] = {kind: review.overlap_of(kind) for kind in KINDS}
         return Policy(review.policy, review.largest_overlap, review.margin, by_kind)
 
-    def _read_answers(self, table: reviews.Table, *, excluded: bool, found: SharedTable | None = None) -> Answers:
+    def _read_answers(self, table: reviews.Table, *, excluded: bool, found: Sequence[SharedTable] | None = None) -> Answers:
         from curation.store.answers import load_answers
 
         out = reviews.present_names(self.db, self.project.review.exclude)
@@ -361,14 +361,16 @@ class ProjectState:
         return other
 
     def read_rows_and_answers(self) -> None:
-        """Read the rows and the answers at the same time, if there are many."""
-        from curation.store.answers import answers_query
+        """Read the rows, the answers and the overrides at the same time, if there are many."""
+        from curation.store.answers import answers_queries
+        from curation.store.overrides import QUERY, load_overrides
         from curation.store.rows import list_rows_by_kind, row_queries
         from curation.store.shared_tables import read_shared
 
-        if found := read_shared(self.db, [answers_query("answers"), *row_queries()]):  # what takes longest first
-            answers, *rows = found
-            self.__dict__["rows"] = list_rows_by_kind(self.db, found=rows)
+        if found := read_shared(self.db, [*answers_queries("answers"), *row_queries(), QUERY]):  # what takes longest first
+            *answers, records, origins, overrides = found
+            self.__dict__["rows"] = list_rows_by_kind(self.db, found=(records, origins))
+            self.__dict__["overrides"] = load_overrides(self.db, found=overrides)
             self.__dict__["answers"] = self._read_answers("answers", excluded=False, found=answers)
 
     def forget_answers(self) -> None:

@@ -18,7 +18,7 @@ def random_answers(seed: int, n: int = 300) -> list[StoredAnswer]:
     users = ["ada", "ben", "Zoë", "odd\x1fname", "\x1e", ""]
     return [
         StoredAnswer(
-            f"r{rng.randrange(n // 2)}", f"2026-11-{rng.randrange(10, 20)}", rng.randrange(1, 40), rng.choice(users),
+            f"{rng.choice('17r')}{rng.randrange(n // 6)}", f"2026-11-{rng.randrange(10, 20)}", rng.randrange(1, 40), rng.choice(users),
             rng.choice(["submitted", "submitted", "draft", "discarded"]), rng.choice(bodies), rng.choice(["p", "q"]), "form",
             rng.random() < 0.2,
         )

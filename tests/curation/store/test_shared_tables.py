@@ -11,11 +11,13 @@ import pytest
 
 from curation.records import KINDS
 from curation.store import records, reviews, shared_tables
-from curation.store.answers import load_answers
+from curation.store.answers import answers_queries, load_answers
 from curation.store.columns import read_columns
 from curation.store.database import Database, open_store
+from curation.store.overrides import load_overrides
+from curation.store.records import StoredOverride
 from curation.store.rows import list_rows_by_kind
-from curation.store.shared_tables import NULL, read_shared
+from curation.store.shared_tables import NULL, Query, read_shared
 from tests.support.answers import random_answers
 
 TEXTS = (None, "", "a", "b é", "\0\x1f", "x" * 300)
@@ -72,6 +74,27 @@ def test_answers_are_those_that_this_process_reads(db: Database, seed: int, alwa
     fill(db)
     reviews.add_answers(db, random_answers(seed), 1)
     assert dict(load_answers(db).items()) == reviews.answers_by_seq(db)
+    halves = read_shared(db, answers_queries("answers"))
+    assert halves is not None and all(half.table.num_rows for half in halves)
+    assert dict(load_answers(db, found=halves).items()) == reviews.answers_by_seq(db)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_overrides_are_the_latest_of_each_row(db: Database, seed: int, always: pytest.MonkeyPatch) -> None:
+    fill(db)
+    assert dict(load_overrides(db).items()) == {}
+    rng, wanted = random.Random(seed), {}
+    for number in range(1, 90):
+        values = (
+            rng.randrange(1, 40), rng.choice(("keep", "drop", "clear")), rng.choice(("", "why", "\x1f")), rng.choice("ab"), "2026",
+            rng.choice((None, "chosen")), rng.choice((None, 7, 8)),
+        )  # fmt: skip
+        db.execute("INSERT INTO overrides (seq, action, reason, by, at, choice, chosen) VALUES (?, ?, ?, ?, ?, ?, ?)", values)
+        wanted[values[0]] = StoredOverride(number, *values)
+    wanted = {seq: one for seq, one in wanted.items() if one.action != "clear"}
+    assert dict(load_overrides(db).items()) == wanted
+    always.setattr(shared_tables, "count_processes", lambda rows: 1)
+    assert dict(load_overrides(db).items()) == wanted
 
 
 def test_columns_hold_null_numbers_and_texts(db: Database, always: pytest.MonkeyPatch) -> None:
@@ -91,18 +114,18 @@ def test_rows_without_an_origin_are_no_rows(db: Database, always: pytest.MonkeyP
 
 
 def test_what_no_other_process_sees_is_read_here(db: Database, always: pytest.MonkeyPatch) -> None:
-    assert read_shared(db, ["SELECT seq FROM records"]) is None, "no records"
+    assert read_shared(db, [Query("SELECT seq FROM records")]) is None, "no records"
     fill(db)
-    found = read_shared(db, ["SELECT seq FROM records"])
+    found = read_shared(db, [Query("SELECT seq FROM records")])
     assert found is not None and found[0].table.num_rows == records.last_seq(db)
     db.execute("BEGIN")
-    assert read_shared(db, ["SELECT seq FROM records"]) is None, "within a transaction"
+    assert read_shared(db, [Query("SELECT seq FROM records")]) is None, "within a transaction"
     db.execute("ROLLBACK")
     always.setattr(shared_tables, "MIN_ROWS", 10**6)
-    assert read_shared(db, ["SELECT seq FROM records"]) is None, "few records"
+    assert read_shared(db, [Query("SELECT seq FROM records")]) is None, "few records"
     memory = sqlite3.connect(":memory:")
     memory.execute("CREATE TABLE records (seq INTEGER)")
-    assert read_shared(memory, ["SELECT seq FROM records"]) is None
+    assert read_shared(memory, [Query("SELECT seq FROM records")]) is None
 
 
 def test_a_large_workbench_is_read_into_a_file_that_has_no_name(db: Database, always: pytest.MonkeyPatch) -> None:
@@ -110,7 +133,7 @@ def test_a_large_workbench_is_read_into_a_file_that_has_no_name(db: Database, al
     always.setenv("SEEDCORN_MEMORY_MB", "0")
     folder = shared_tables.workbench_file(db).parent
     before = set(folder.iterdir())
-    found = read_shared(db, [f"SELECT seq, coalesce(body, '{NULL}') AS body FROM records WHERE body IS NOT NULL"])
+    found = read_shared(db, [Query(f"SELECT seq, coalesce(body, '{NULL}') AS body FROM records WHERE body IS NOT NULL")])
     assert found is not None and set(folder.iterdir()) == before
     starts, sizes = found[0].places("body")
     wanted = [row["body"] for row in db.execute("SELECT body FROM records WHERE body IS NOT NULL ORDER BY seq")]
@@ -120,4 +143,4 @@ def test_a_large_workbench_is_read_into_a_file_that_has_no_name(db: Database, al
 def test_a_query_that_fails_in_another_process_is_an_error_here(db: Database, always: pytest.MonkeyPatch) -> None:
     fill(db)
     with pytest.raises(sqlite3.DatabaseError, match="no such column: colour"):
-        read_shared(db, ["SELECT colour FROM records"])
+        read_shared(db, [Query("SELECT colour FROM records")])
