@@ -65,8 +65,8 @@ class Parted:
 
     def assigned_of(self, places: Array) -> tuple[list[str | None], list[str]]:
         """Return the split and the cluster of some rows."""
-        names: tuple[str | None, ...] = (*ORDER, None)
-        return [names[n] for n in self.sides[places].tolist()], [self.ids[root][:16] for root in self.roots[places].tolist()]
+        names, ids = (*ORDER, None), self.ids
+        return [names[n] for n in self.sides[places].tolist()], [ids[root][:16] for root in self.roots[places].tolist()]
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,9 @@ def part_rows(
     sizes = np.bincount(roots, minlength=n)
     side_of = np.full(n, -1)
     side_of[list(chosen)] = [ORDER.index(split) for split in chosen.values()]
-    new = np.setdiff1d(np.flatnonzero(sizes), list(sides))
+    is_new = sizes > 0
+    is_new[list(sides)] = False
+    new = np.flatnonzero(is_new)
     for part in (new[start : start + _PICKED] for start in range(0, len(new), _PICKED)):
         side_of[part] = [ORDER.index(split) for split in pick_splits([ids[root] for root in part.tolist()], shares)]
     _fill(side_of, new, sizes, shares, set(chosen.values()))

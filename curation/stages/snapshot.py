@@ -7,6 +7,7 @@ the facts about them changed.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -321,7 +322,7 @@ def _last_gate(
 
 def _assign_splits(
     state: ProjectState, kept: Rows, passed: Rows, columns: RowColumns, sketched: Sketched | None
-) -> tuple[dict[str, Rows], Separation, Iterable[tuple[int, str, str]]]:
+) -> tuple[dict[str, Rows], Separation, Iterable[tuple[int, str | None, str]]]:
     """Return the rows by split, the measured separation, and the (seq, split, cluster) of rows whose split is new.
 
     Frozen rows of both kinds keep their clusters in place. A row that is still similar to one in another split is left out.
@@ -345,7 +346,7 @@ def _assign_splits(
     del prompts
     parted = part_rows(
         sketched,
-        everyone.hex_ids,
+        everyone.hex_ids[:],
         groups=merge_groups(everyone.coded("seed_group").to_list(), group_values(workspace, everyone)),
         frozen=[frozen.get(seq, (None, ""))[0] for seq in everyone.seqs.tolist()] if frozen else None,
         shares={"train": settings.train, "validation": settings.validation, "test": settings.test},
@@ -377,12 +378,10 @@ def _assign_splits(
     return parts, separation, _assigned(everyone, parted, new)
 
 
-def _assigned(rows: Rows, parted: Parted, places: Numbers) -> Iterator[tuple[int, str, str]]:
-    """Yield (seq, split, cluster) of some rows."""
-    for start in range(0, len(places), _PART):
-        some = places[start : start + _PART]
-        splits, clusters = parted.assigned_of(some)
-        yield from zip(rows.seqs[some].tolist(), map(str, splits), clusters, strict=True)
+def _assigned(rows: Rows, parted: Parted, places: Numbers) -> Iterator[tuple[int, str | None, str]]:
+    """Return (seq, split, cluster) of some rows."""
+    parts = (places[start : start + _PART] for start in range(0, len(places), _PART))
+    return itertools.chain.from_iterable(zip(rows.seqs[some].tolist(), *parted.assigned_of(some), strict=True) for some in parts)
 
 
 def _vectors_for_splits(workspace: Workspace, prompts: pa.ChunkedArray) -> tuple[Any, str]:

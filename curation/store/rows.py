@@ -82,7 +82,8 @@ class _Ids(Sequence[str]):
     def __getitem__(self, place: slice) -> list[str]: ...
     def __getitem__(self, place: int | slice) -> str | list[str]:
         if isinstance(place, slice):
-            return [self._ids[32 * n : 32 * n + 32].hex() for n in self._at[place].tolist()]
+            found = np.frombuffer(self._ids, np.uint8).reshape(-1, 32)[self._at[place]].tobytes().hex()
+            return [found[start : start + 64] for start in range(0, len(found), 64)]
         n = self._at.item(place)
         return self._ids[32 * n : 32 * n + 32].hex()
 

@@ -7,8 +7,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from argilla_setup.shown import mask_values
 from curation.config.project import settings_digest
 from curation.findings import is_leak
@@ -133,6 +131,7 @@ def _quality_facts(quality: AnnotatorQuality, names: Mapping[str, str]) -> dict[
 def _count_leaks(state: ProjectState, kind: Kind) -> dict[str, int]:
     """Return the number of rows that the screen dropped for each protected set."""
     leaks = [f for f in state.findings("screen") if is_leak(f.kind) and f.drops]
-    wanted = set(np.intersect1d([f.seq for f in leaks], state.rows[kind].seqs).tolist())
+    rows = state.rows[kind]
+    wanted = set(rows.seqs[rows.isin({f.seq for f in leaks})].tolist())
     found = {(f.seq, (f.item or "").split(":")[0]) for f in leaks if f.seq in wanted}
     return dict(sorted(Counter(suite for _, suite in found).items()))
