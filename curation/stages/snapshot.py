@@ -11,7 +11,6 @@ import itertools
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property, partial
@@ -23,7 +22,6 @@ import pyarrow as pa
 
 from argilla_setup.shown import mask_secrets
 from curation.config.project import ids_digest, is_open, settings_digest
-from curation.dedup.arrow_text import Texts
 from curation.dedup.near import EDITS, Sketched, find_drops, sketch
 from curation.distribution import preference_bias
 from curation.distribution.preference_bias import PreferenceBias
@@ -42,7 +40,6 @@ from curation.snapshot.manifest import (
     ManifestFacts,
     SnapshotDraft,
     find_snapshots,
-    folder_name,
     read_manifest,
 )
 from curation.snapshot.verify import read_signer, verify_snapshot
@@ -61,12 +58,12 @@ from curation.views.decisions import decide_all
 from curation.views.description import in_brief, leaving_to_describe, main_language
 from curation.views.manifest_facts import manifest_facts
 from curation.views.pairs import frozen_pairs
-from curation.views.prior_snapshots import keep_sketches
+from curation.views.prior_snapshots import keep_released
 from curation.views.protected import ProtectedItems, load_protected
 from curation.views.quality import Acceptance
 from curation.views.report import report_data
 from curation.views.review_sample import Sample
-from curation.views.row_columns import RowColumns, prompts_of, read_columns, texts_at
+from curation.views.row_columns import RowColumns, prompts_of, read_columns
 from curation.views.screening import conflict_findings, leak_findings, row_findings
 from curation.views.staleness import find_stale
 from curation.views.state import ProjectState
@@ -155,22 +152,22 @@ def snapshot(folder: Path, kind: Kind, *, name: str | None = None, progress: Pro
             facts.add_splits(workspace.db, new, run.number)
             described = start(leaving_to_describe(workspace, kind, Rows.joined(*splits.values())).describe)
             released = _Release(kind, name or f"{workspace.project.name}-{kind}", splits, separation, described)
-            known = {Path(one["path"]).name for one in reviews.list_snapshots(workspace.db)}
             report("manifest")
             about = manifest_facts(state, kind, released.rows, protected, sample, accepted, stopped=len(stopped))
             state.forget_answers()
             if accepted is not None:
                 released = replace(released, certificate=_certify(released, accepted, about))
             report("digest")
-            texts, tables = _take(columns, rows, released, workspace.project.dedup.text)
+            tables = {
+                split: columns.snapshot_rows(rows.places_of(part.seqs)[np.argsort(np.frombuffer(part.ids, "S32"))])
+                for split, part in splits.items()
+            }
             del columns, rows  # of a million rows half a gigabyte
             processes = count_processes(len(released.rows))
             checked = check_splits(tables, kind, each=partial(in_processes, processes=processes, what="curate snapshot"))
             del tables
             report("files")
-            path, note = _find_or_write(state, released, about, checked, texts)
-            if path.name not in known:  # dedup itself rebuilds the sketches of a snapshot that existed before
-                keep_sketches(workspace, path.name, kind, released.rows, watermark=records.last_seq(workspace.db))
+            path, note = _find_or_write(state, released, about, checked)
             run.rows_out = len(released.rows)
             run.detail = {"kind": kind, "path": path.name, "stopped": Counter(stopped.values()), "left_out": separation.left_out}
         return _result(released, run, path, note, stopped)
@@ -221,23 +218,6 @@ def _approved(state: ProjectState, kind: Kind) -> tuple[Rows, Sample | None, Acc
     if not np.array_equal(meant, rows.better):
         rows = rows.with_better(meant)
     return rows, decided.samples.get(kind), decided.acceptances.get(kind)
-
-
-def _take(columns: RowColumns, rows: Rows, released: _Release, compared: str) -> tuple[Callable[[int, int], Texts], dict[str, pa.Table]]:
-    """Return the texts of a range of the rows that leave, and the rows of each split in order of id, as a snapshot holds them.
-
-    Args:
-        columns: parsed rows.
-        rows: the rows of the columns, in order of seq.
-        released: the rows that leave.
-        compared: part of a row that dedup compares (`dedup.text`).
-    """
-    tables = {
-        split: columns.snapshot_rows(rows.places_of(part.seqs)[np.argsort(np.frombuffer(part.ids, "S32"))])
-        for split, part in released.splits.items()
-    }
-    texts, every = columns.for_dedup(compared), rows.places_of(released.rows.seqs)
-    return lambda start, stop: texts_at(texts, every[start:stop]), tables
 
 
 def _certify(released: _Release, acceptance: Acceptance, about: ManifestFacts) -> str:
@@ -421,9 +401,7 @@ def _check_agreement(workspace: Workspace, kind: Kind, agreements: Sequence[Agre
     raise SnapshotError(f"a snapshot of {kind} rows", fact, advice)
 
 
-def _find_or_write(
-    state: ProjectState, released: _Release, about: ManifestFacts, checked: CheckedSplits, texts: Callable[[int, int], Texts]
-) -> tuple[Path, str]:
+def _find_or_write(state: ProjectState, released: _Release, about: ManifestFacts, checked: CheckedSplits) -> tuple[Path, str]:
     """Return the snapshot of these rows and facts, written if there is none, and a note for people.
 
     The folder is recorded in the workbench also if it existed: a kill may have come right after it was written.
@@ -433,7 +411,6 @@ def _find_or_write(
         released: the rows that leave.
         about: the present facts.
         checked: the rows as the snapshot holds them.
-        texts: returns the texts of a range of the rows, as dedup compares them.
     """
     workspace = state.workspace
     folders = {path: version for path in find_snapshots(workspace.folder / "snapshots") if (version := _version_of(path, released.name))}
@@ -442,11 +419,8 @@ def _find_or_write(
         known = [s["version"] for s in reviews.list_snapshots(workspace.db) if s["name"] == released.name]
         bias = preference_bias.describe_pairs(frozen_pairs(checked.tables)) if released.kind == "preference" else None
         version = 1 + max((*known, *folders.values()), default=0)
-        name, last = folder_name(released.name, version, checked.digest), records.last_seq(workspace.db)
-        with ThreadPoolExecutor(1) as pool:  # the sketches' compiled loops leave Python to the files
-            kept = pool.submit(keep_sketches, workspace, name, released.kind, released.rows, watermark=last, texts=texts)
-            path = _write(state, released, about, checked, bias=bias, version=version)
-            kept.result()
+        path = _write(state, released, about, checked, bias=bias, version=version)
+    keep_released(workspace, path.name, released.kind, released.rows)
     manifest = read_manifest(path)
     reviews.add_snapshot(
         workspace.db, digest=manifest.digest.root, name=manifest.name, version=manifest.version, kind=manifest.kind,

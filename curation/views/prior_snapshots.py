@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,10 +83,29 @@ class Released:
     """Sketches, (rows, bands × bins) uint32."""
 
 
-def keep_sketches(
-    workspace: Workspace, name: str, kind: Kind, rows: Rows, *, watermark: int, texts: Callable[[int, int], Texts] | None = None
-) -> None:
-    """Write the sketches of a snapshot's rows into the project's index, unless they are there.
+def keep_released(workspace: Workspace, name: str, kind: Kind, rows: Rows) -> None:
+    """Write the ids of a snapshot's rows into the project's index, unless they are there.
+
+    The first dedup that has new rows sketches the released ones. So they are known also if the snapshot's folder is lost.
+
+    Args:
+        workspace: the project.
+        name: of the snapshot's folder.
+        kind: kind of the rows.
+        rows: the released rows.
+    """
+    file = _released_file(workspace, name, kind)
+    if workspace.project.dedup.index is None or file.is_file():
+        return
+    file.parent.mkdir(exist_ok=True)
+    aside = file.with_name(f".{file.name}.{os.getpid()}")
+    with aside.open("wb") as body:
+        np.savez(body, ids=np.frombuffer(rows.ids, np.uint8).reshape(-1, 32), watermark=records.last_seq(workspace.db))
+    aside.rename(file)
+
+
+def _keep_sketches(workspace: Workspace, name: str, kind: Kind, rows: Rows, *, watermark: int) -> None:
+    """Write the sketches of a snapshot's rows into the project's index.
 
     Args:
         workspace: the project.
@@ -94,15 +113,8 @@ def keep_sketches(
         kind: kind of the rows.
         rows: the released rows.
         watermark: highest seq in the workbench when the snapshot was made.
-        texts: returns the texts of a range of the rows, as dedup compares them; None reads them.
     """
-    if workspace.project.dedup.index is None:
-        return
-    file = _sketch_file(workspace, name, kind)
-    if file.is_file():
-        return
-    texts = texts or (lambda start, stop: texts_for_dedup(workspace, (row.texts for row in rows[start:stop])))
-    ids = np.frombuffer(rows.ids, np.uint8).reshape(-1, 32)
+    file, ids = _sketch_file(workspace, name, kind), np.frombuffer(rows.ids, np.uint8).reshape(-1, 32)
     file.parent.mkdir(exist_ok=True)
     aside = file.with_name(f".{file.name}.{os.getpid()}")
     # As `np.savez` writes them, but without holding the sketches of all rows: those of a million take 720 MB.
@@ -115,7 +127,8 @@ def keep_sketches(
             shape = {"descr": np.lib.format.dtype_to_descr(width), "fortran_order": False, "shape": (len(rows), bands[0] * bands[1])}
             np.lib.format.write_array_header_1_0(member, shape)
             for start in range(0, len(rows), _PART):
-                member.write(_sketched(workspace, texts(start, min(start + _PART, len(rows)))).data)
+                texts = texts_for_dedup(workspace, (row.texts for row in rows[start : start + _PART]))
+                member.write(_sketched(workspace, texts).data)
     aside.rename(file)
 
 
@@ -125,7 +138,7 @@ def _sketched(workspace: Workspace, texts: Texts) -> Array:
     return sketches(texts, shingle=workspace.project.dedup.shingle, permutations=bands[0] * bands[1])
 
 
-def released_findings(workspace: Workspace, kind: Kind, rows: Rows, everyone: Sequence[Row]) -> list[Finding]:
+def released_findings(workspace: Workspace, kind: Kind, rows: Rows, everyone: Rows) -> list[Finding]:
     """Find rows that are near a row which a prior snapshot of this project released.
 
     Only rows that arrived after the release are looked up, so the work follows the new rows. A released row that was removed
@@ -142,7 +155,11 @@ def released_findings(workspace: Workspace, kind: Kind, rows: Rows, everyone: Se
     """
     if workspace.project.dedup.index is None:
         return []
-    released = _released(workspace, kind, everyone)
+    snapshots = [workspace.folder / one["path"] for one in reviews.list_snapshots(workspace.db) if one["kind"] == kind]
+    since = min((_released_before(workspace, path.name, kind) for path in snapshots), default=None)
+    if since is None or not (rows.seqs > since).any():
+        return []
+    released = _released(workspace, kind, snapshots, everyone)
     known = set(released.ids)
     fresh = [row for row in rows.where(rows.seqs > released.watermarks.min()) if row.id not in known] if known else []
     if not fresh:
@@ -184,22 +201,22 @@ def released_findings(workspace: Workspace, kind: Kind, rows: Rows, everyone: Se
     return found
 
 
-def _released(workspace: Workspace, kind: Kind, everyone: Sequence[Row]) -> Released:
-    """Return every row that a snapshot of this project released; missing or damaged sketches are rebuilt."""
-    ran = {
-        run["detail"].get("path"): run["watermark"] for run in reversed(runs.list_runs(workspace.db, "snapshot")) if run["state"] == "done"
-    }
+def _released(workspace: Workspace, kind: Kind, snapshots: Sequence[Path], everyone: Rows) -> Released:
+    """Return every row that a snapshot of this project released; missing or damaged sketches are made.
+
+    Args:
+        workspace: the project.
+        kind: of the snapshots.
+        snapshots: their folders, which may be gone.
+        everyone: every row of the kind.
+    """
     names, ids, watermarks, values = list[str](), list[str](), list[int](), list[Array]()
     seen: set[str] = set()
-    for snapshot in reviews.list_snapshots(workspace.db):
-        path = workspace.folder / snapshot["path"]
-        if snapshot["kind"] != kind:
-            continue
+    for path in snapshots:
         kept = _load_sketches(workspace, path, kind)
-        if kept is None and (path / MANIFEST).is_file():
-            by_id = {row.id: row for row in everyone}
-            rows = Rows.of(by_id[id_] for id_ in _read(workspace, path).ids if id_ in by_id)
-            keep_sketches(workspace, path.name, kind, rows, watermark=ran.get(path.name, int(rows.seqs.max(initial=0))))
+        if kept is None and (own := _ids_of(workspace, path, kind)) is not None:
+            rows = everyone.where(np.isin(np.frombuffer(everyone.ids, "S32"), own))
+            _keep_sketches(workspace, path.name, kind, rows, watermark=_released_before(workspace, path.name, kind))
             kept = _load_sketches(workspace, path, kind)
         if kept is None:
             continue
@@ -212,6 +229,31 @@ def _released(workspace: Workspace, kind: Kind, everyone: Sequence[Row]) -> Rele
     width = bands_for(workspace.project.dedup.near)
     stacked = np.concatenate(values) if values else np.empty((0, width[0] * width[1]), np.uint32)
     return Released(tuple(names), tuple(ids), np.array(watermarks, np.int64), stacked)
+
+
+def _released_before(workspace: Workspace, name: str, kind: Kind) -> int:
+    """Return the highest seq in the workbench when a snapshot was made; -1 if it is not known."""
+    for file in (_released_file(workspace, name, kind), _sketch_file(workspace, name, kind)):
+        try:
+            with np.load(file, allow_pickle=False) as held:
+                return int(held["watermark"])
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            continue
+    ran = (run for run in runs.list_runs(workspace.db, "snapshot") if run["state"] == "done")
+    return next((int(run["watermark"]) for run in ran if run["detail"].get("path") == name), -1)
+
+
+def _ids_of(workspace: Workspace, path: Path, kind: Kind) -> Array | None:
+    """Return the ids of the rows that a snapshot released, of type S32; None where neither the index nor the snapshot says."""
+    try:
+        with np.load(_released_file(workspace, path.name, kind), allow_pickle=False) as held:
+            ids: Array = held["ids"]
+            return ids.view("S32").ravel()
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        pass
+    if not (path / MANIFEST).is_file():
+        return None
+    return np.frombuffer(bytes.fromhex("".join(_read(workspace, path).ids)), "S32")
 
 
 def _load_sketches(workspace: Workspace, path: Path, kind: Kind) -> tuple[list[str], Array, int] | None:
@@ -227,6 +269,10 @@ def _load_sketches(workspace: Workspace, path: Path, kind: Kind) -> tuple[list[s
         file.unlink(missing_ok=True)
         return None
     return [bytes(row).hex() for row in ids], values, watermark
+
+
+def _released_file(workspace: Workspace, name: str, kind: Kind) -> Path:
+    return workspace.folder / INDEX / f"{name}-{kind}.npz"
 
 
 def _sketch_file(workspace: Workspace, name: str, kind: Kind) -> Path:

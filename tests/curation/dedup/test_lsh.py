@@ -204,24 +204,44 @@ def test_new_rows_are_compared_with_every_release_of_the_project(garden: Path) -
     with open_store(garden) as db:  # one row of a version, one sketch: the released rows are not looked up again
         assert [run["rows_out"] for run in runs.list_runs(db, "dedup")][-1] == 61
     second = release(garden)
-    files = sorted(file.name for file in (garden / "index").iterdir())
-    assert len(files) == 2 and files[0].startswith(first) and files[1].startswith(second)
+    assert index_of(garden) == {first: (True, True), second: (True, False)}
     bring_in(garden, ["Which flower opens at four o'clock??"])
     assert second in found_earlier(garden)["Which flower opens at four o'clock??"]
 
 
-@pytest.mark.parametrize("loss", ["sketches", "damaged sketches", "snapshot"])
-def test_lost_sketches_are_made_again_and_a_lost_snapshot_is_still_known(garden: Path, loss: str) -> None:
-    (snapshot,), (file,) = (garden / "snapshots").iterdir(), (garden / "index").iterdir()
-    if loss == "sketches":
-        file.unlink()
-    elif loss == "damaged sketches":
-        file.write_bytes(file.read_bytes()[:200])
-    else:
+def index_of(folder: Path) -> dict[str, tuple[bool, bool]]:
+    """Return for each snapshot in the index whether its ids and its sketches are there."""
+    found: dict[str, set[str]] = {}
+    for file in (folder / "index").iterdir():
+        name, settings = re.findall(r"^(.+-v\d+-\w{8})-instruction(-prompt-5-36x5)?[.]npz$", file.name)[0]
+        found.setdefault(name, set()).add(settings)
+    return {name: ("" in held, len(held - {""}) == 1) for name, held in found.items()}
+
+
+def test_released_rows_are_sketched_when_new_rows_arrive(garden: Path) -> None:
+    (snapshot,) = (garden / "snapshots").iterdir()
+    assert stages.dedup(garden).rows_in == 60 and index_of(garden) == {snapshot.name: (True, False)}
+    bring_in(garden, ["Which flower opens at four o'clock?"])
+    assert found_earlier(garden) == {} and index_of(garden) == {snapshot.name: (True, True)}
+
+
+@pytest.mark.parametrize("lost", ["sketches", "ids", "snapshot", "snapshot and sketches", "snapshot and ids", "ids and sketches"])
+@pytest.mark.parametrize("damage", [False, True])
+def test_lost_sketches_are_made_again_and_a_lost_snapshot_is_still_known(garden: Path, lost: str, damage: bool) -> None:
+    (snapshot,) = (garden / "snapshots").iterdir()
+    bring_in(garden, ["Which flower opens at four o'clock?"])
+    assert found_earlier(garden) == {}
+    for file in (garden / "index").iterdir():
+        if ("ids" if file.stem.endswith("instruction") else "sketches") in lost:
+            whole = file.read_bytes()
+            file.unlink()
+            if damage:
+                file.write_bytes(whole[:200])
+    if "snapshot" in lost:
         shutil.rmtree(snapshot)
     bring_in(garden, [f"{sentence(5)}!"])
     assert snapshot.name in found_earlier(garden)[f"{sentence(5)}!"]
-    assert file.is_file()
+    assert index_of(garden)[snapshot.name][1]
 
 
 def test_replacement_of_a_released_row_that_was_taken_out_is_not_stopped_by_the_release(garden: Path) -> None:
