@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 
-from curation.dedup.arrow_text import Rows, Texts, keyed_rows
+from curation.dedup.arrow_text import Array, Rows, Texts, keyed_rows
 from curation.dedup.normalization import checked_length
 from curation.dedup.resolve import Decided, drop_table, first_of_equal, label_codes, order_by_rank
 
@@ -29,7 +29,11 @@ def find_exact(
     """
     checked_length(labels, len(texts), "labels")
     checked_length(rank, len(texts), "rank")
-    first = first_of_equal(keyed_rows(texts), label_codes(labels, len(texts)), order_by_rank(len(texts), rank))
+    return drop_equal(first_of_equal(keyed_rows(texts), label_codes(labels, len(texts)), order_by_rank(len(texts), rank)))
+
+
+def drop_equal(first: Array) -> pa.Table:
+    """Return the table of `find_exact` for rows whose first equal row is known, as of a sketch."""
     return drop_table(first, Decided(first, first, np.ones(len(first)), np.zeros(len(first), np.int8), first))
 
 

@@ -14,8 +14,10 @@ import numpy as np
 import pyarrow as pa
 
 from curation.config.project import settings_digest
-from curation.dedup import cluster_alarms, find_exact, find_near, find_semantic
-from curation.dedup.arrow_text import Array, is_compiled, read_rows
+from curation.dedup import cluster_alarms, find_exact, find_semantic
+from curation.dedup.arrow_text import Array, is_compiled
+from curation.dedup.exact import drop_equal
+from curation.dedup.near import EDITS, find_drops, sketch
 from curation.embed import model_digest
 from curation.errors import command
 from curation.findings import FindingKind, gate_alarms
@@ -27,7 +29,7 @@ from curation.store.facts import Finding
 from curation.store.rows import Rows
 from curation.views.decisions import rank_rows
 from curation.views.prior_snapshots import earlier_digests, earlier_findings, released_findings
-from curation.views.row_columns import read_compared
+from curation.views.row_columns import find_compared, read_compared
 from curation.views.runs import DedupDetail
 from curation.views.staleness import dedup_inputs
 from curation.views.state import ProjectState
@@ -120,19 +122,25 @@ def _find_twins(
     report = partial(progress or _ignore_progress, "dedup", 0, len(left))
     if len(left) < 2:
         return findings, alarms
-    texts = read_compared(left, settings.text)  # read once; each step keeps the rows that are left
-    if ray is None:
-        texts = read_rows(texts)  # the addresses, so that no step copies a text
+    # Read once; each step keeps the rows that are left. Without Ray they are addresses, so that no step copies a text, and a sketch
+    # says which are equal and which are near.
+    texts = find_compared(left, settings.text) if ray is None else read_compared(left, settings.text)
     for step in STEPS if settings.semantic is not None else STEPS[:2]:
         if len(left) < 2:
             break
         report("compiling, once on this machine" if step == "exact" and not is_compiled() else f"{step} duplicates")
         common: dict[str, Any] = {"labels": labels if any(labels) else None, "rank": rank}
-        if step == "exact":
+        near: dict[str, Any] = {"threshold": settings.near, "shingle": settings.shingle, **common}
+        if step == "exact" and ray is None:
+            sketched = sketch(texts, **near)
+            table = drop_equal(sketched.first)
+        elif step == "exact":
             table = find_exact(texts, **common)
+        elif step == "near" and ray is None:
+            table = find_drops(sketched, edits=EDITS if any(labels) else None)
         elif step == "near":
-            near = find_near if ray is None else partial(find_near_on_ray, address=ray)
-            table = near(texts, threshold=settings.near, shingle=settings.shingle, **common)
+            assert ray is not None
+            table = find_near_on_ray(texts, address=ray, **near)
         else:
             vectors = vectors_of(workspace, [row.prompt for row in left], notify=partial(progress or _ignore_progress, "embed"))
             report("semantic duplicates")
@@ -147,6 +155,8 @@ def _find_twins(
             stays[table["row"].to_numpy()] = False
             left, labels = left.where(stays), list(compress(labels, stays))
             texts, rank = texts.take(np.flatnonzero(stays)), rank[stays]
+            if step == "exact" and ray is None:
+                sketched = sketched.among(np.flatnonzero(stays))
     return findings, alarms
 
 

@@ -25,6 +25,7 @@ from curation.dedup import (
     normalize,
     semantic,
 )
+from curation.dedup.exact import drop_equal
 from curation.dedup.lsh import bands_for, found_at, shingle_hashes, sketches
 
 DOLLY = Path(__file__).parents[4] / "shared/data/instruction/dolly_3k_chatgpt_kept.json"
@@ -72,6 +73,25 @@ def test_normalization_keeps_what_it_says(a: str, b: str) -> None:
 
 
 # Exact and conflicts
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_one_sketch_gives_the_equal_rows_and_then_the_near_ones_among_the_others(labelled: bool) -> None:
+    """As `find_exact`, and `find_near` of the rows that it leaves, in numbers of the rows that are left."""
+    draw = random.Random(5)
+    words = [f"word{n}" for n in range(60)]
+    texts = [" ".join(draw.choices(words, k=12)) for _ in range(120)]
+    texts += [text.upper() for text in texts[::3]] + [f"{text} more" for text in texts[::2]] + [""] * 3
+    labels = [draw.choice(["a", "b", None]) for _ in texts] if labelled else None
+    rank = [draw.randrange(4) for _ in texts]
+    exact = find_exact(texts, labels=labels, rank=rank)
+    stays = np.setdiff1d(np.arange(len(texts)), exact["row"].to_numpy())
+    left = [texts[row] for row in stays]
+    expected = find_near(left, labels=[labels[row] for row in stays] if labels else None, rank=[rank[row] for row in stays])
+    sketched = near.sketch(texts, threshold=0.7, shingle=5, labels=labels, rank=rank)
+    assert drop_equal(sketched.first).equals(exact) and exact.num_rows > 10
+    found = near.find_drops(sketched.among(stays), edits=near.EDITS if labels else None)
+    assert found.equals(expected) and expected.num_rows > 10
 
 
 def test_exact_copies_point_at_the_first() -> None:

@@ -12,6 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from curation.dedup.arrow_text import text_of
+from curation.dedup.stored_text import find_prompts
 from curation.errors import ProjectError
 from curation.records import Kind, Message, Record, identify, make_instruction, make_pair, parse_record
 from curation.snapshot.write import check_rows, schema_of
@@ -20,7 +22,7 @@ from curation.store.database import open_store
 from curation.store.records import Origin, Row
 from curation.store.rows import Rows, list_rows
 from curation.store.spill import memory_limit
-from curation.views.row_columns import prompts_of, read_columns, read_compared, taken, texts_at
+from curation.views.row_columns import find_compared, prompts_of, read_columns, read_compared, taken, texts_at
 
 TURNS = (
     Message(role="system", content="Be brief."), Message(role="user", content="Hello"), Message(role="assistant", content="Hi."),
@@ -44,6 +46,28 @@ def rows_of(kind: Kind, *, turns: bool) -> Rows:
     return Rows.of(row_of(seq, parse_record(value)) for seq, value in enumerate(values, 1))
 
 
+def compared_in_place(rows: Rows, choice: str) -> list[str]:
+    found = find_compared(rows, choice)
+    return [text_of(found, place) for place in range(len(found))]
+
+
+def test_a_prompt_is_read_in_place_only_if_its_body_has_the_form_of_one_turn() -> None:
+    """Any escape that JSON has is undone; a body of another form is parsed."""
+    before = '{"kind":"instruction","prompt":[{"role":"user","content":"'
+    behind = '"}],"completion":{"role":"assistant","content":"b"},"label":null}'
+    inside = ["plain", r"\"\\\/\b\f\n\r\t", r"a\u0000b\u001F\u001f\u007f", r"\u00e9 \ud83d\ude00", "\\\\", r"\"}],\"completion", "é\u2028"]
+    bodies = [f"{before}{text}{behind}" for text in inside]
+    bodies += [bodies[0].replace('"kind":', '"kind": '), '{"prompt":[{"content":"x","role":"user"}],"completion":{"content":"b"}}']
+    bodies += [f'{before}one"}},{{"role":"assistant","content":"two"}},{{"role":"user","content":"three{behind}']
+    rows = Rows.of(row_of(n, make_instruction("p", "a"))._replace(body=body.encode()) for n, body in enumerate(bodies, 1))
+    assert compared_in_place(rows, "prompt") == [row.prompt for row in rows]
+    found, is_other = find_prompts(*rows.in_memory(), kind="instruction")
+    assert is_other.tolist() == [place in (3, 7, 8, 9) for place in range(len(rows))]
+    held = np.frombuffer(rows.in_memory()[0], np.uint8)
+    in_place = (found.addresses >= held.ctypes.data) & (found.addresses < held.ctypes.data + len(held))
+    assert in_place[[0, 6]].all() and not in_place[[1, 2, 4, 5]].any()  # those with escapes are written elsewhere
+
+
 @pytest.mark.parametrize("turns", [False, True])
 @pytest.mark.parametrize("kind", ["instruction", "preference"])
 def test_texts_are_those_of_the_rows(kind: Kind, turns: bool) -> None:
@@ -53,7 +77,7 @@ def test_texts_are_those_of_the_rows(kind: Kind, turns: bool) -> None:
     assert columns.for_dedup("completion").to_pylist() == [row.completion for row in rows]
     assert columns.for_dedup("both").to_pylist() == [f"{row.prompt}\n\n{row.completion}" for row in rows]
     for choice in ("prompt", "completion", "both"):
-        assert read_compared(rows, choice).to_pylist() == columns.for_dedup(choice).to_pylist()
+        assert read_compared(rows, choice).to_pylist() == columns.for_dedup(choice).to_pylist() == compared_in_place(rows, choice)
 
 
 ODD = [
@@ -85,7 +109,7 @@ def test_any_text_is_read_as_it_is_in_parts_of_any_size(kind: Kind, monkeypatch:
     places = np.arange(len(rows))[::-3]
     assert columns.snapshot_rows(places)["id"].to_pylist() == [rows[place].id for place in places.tolist()]
     assert columns.snapshot_rows(places[:0]).num_rows == 0
-    assert read_compared(rows, "prompt").to_pylist() == [row.prompt for row in rows]
+    assert read_compared(rows, "prompt").to_pylist() == [row.prompt for row in rows] == compared_in_place(rows, "prompt")
     order = pc.sort_indices(columns.table["id"]).to_numpy()
     check_rows({"train": columns.snapshot_rows(order)}, kind)
 
