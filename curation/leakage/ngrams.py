@@ -34,6 +34,8 @@ HAS_ANCHOR, HAS_BOILERPLATE = 1, 2
 # A word part that more than this share of the items holds (and more than `_AT_LEAST` items) proposes none of them.
 _COMMON = 0.1
 _AT_LEAST = 50
+# Share of the items above which the holders of a part are not read for most rows.
+_MANY = 0.05
 # Weight of a part that no item holds, relative to that of the rarest known part: it does not identify an item.
 _UNKNOWN = 0.3
 
@@ -335,6 +337,14 @@ class PartIndex(NamedTuple):
     """Items of group g are items[holders[g]:holders[g + 1]], with their weights."""
     items: Array
     weights: Array
+    many: np.uint64
+    """Items that hold a group above which it is common."""
+    common_at: Array
+    """The common groups of item i are common[common_at[i]:common_at[i + 1]], with their weights."""
+    common: Array
+    common_weights: Array
+    frequent: Array
+    """Norm of the weights of each item's common groups."""
     n_items: int
 
 
@@ -364,8 +374,16 @@ class Shortlist:
         is_specific = held_by[groups] <= max(_AT_LEAST, _COMMON * len(items))
         holders = np.append(0, np.cumsum(np.bincount(groups[is_specific], minlength=n))).astype(np.int64)
         weights = (values / norms[owners])[is_specific].astype(np.float32)
-        own = owners[is_specific].astype(np.int32)
-        self.index = PartIndex(slots, table, rarity, float(_UNKNOWN * rarest), holders, own, weights, len(items))
+        own = owners[is_specific].astype(np.uint32)
+        # The common parts of each item, one item after another.
+        many = int(_MANY * len(items))
+        places = np.flatnonzero(held_by[groups[is_specific]] > many)
+        places = places[np.argsort(own[places], kind="stable")]
+        at, norms = np.cumsum(np.bincount(own[places], minlength=len(items))), np.bincount(own[places], weights[places] ** 2.0, len(items))
+        self.index = PartIndex(
+            slots, table, rarity, float(_UNKNOWN * rarest), holders, own, weights, np.uint64(many),
+            np.append(0, at).astype(np.int64), groups[is_specific][places], weights[places], np.sqrt(norms).astype(np.float32), len(items),
+        )  # fmt: skip
 
     def find(self, rows: Rows, *, most: int, floors: Array | None = None) -> Candidates:
         """Return the `most` nearest items of each row.

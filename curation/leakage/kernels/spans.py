@@ -12,7 +12,7 @@ import numpy as np
 from numba import njit
 
 from curation.dedup.kernels.read import PRIME, mix, room_for
-from curation.leakage.kernels.words import ascii_letters, longest_in, room_for_words, row_parts, row_words
+from curation.leakage.kernels.words import ascii_letters, longest_in, room_for_parts, room_for_words, row_parts, row_words
 
 _HALF, _WORD, _IN_WORD = np.uint64(32), np.uint64(6), np.uint64(63)
 # Diagonals (row position - item position) that are remembered, so that a span is walked once and a row that repeats itself takes
@@ -21,6 +21,8 @@ _MEMORY = 256
 
 # Word parts in a window, and from one window to the next.
 WINDOW, STRIDE = 160, 80
+# Items that are looked at together.
+_FEW = np.uint64(64)
 
 
 @njit(nogil=True, cache=True)
@@ -363,21 +365,24 @@ def shortlist_into(start, stop, rows, chars, index, floors, found):
     groups, times = np.empty(most + 1, np.int64), np.zeros(len(index.rarity), np.int32)
     seen, values = np.empty(WINDOW, np.int64), np.empty(WINDOW, np.float64)
     total, highest = np.zeros(index.n_items, np.float32), np.empty(found.item.shape[1], np.float32)
+    held = np.zeros(len(index.rarity), np.float64)
     is_high, logs = np.zeros(index.n_items, np.bool_), 1.0 + np.log(np.maximum(np.arange(WINDOW + 1), 1).astype(np.float64))
+    letters, scratch = ascii_letters(rows.table, chars), room_for_parts(rows.sizes, start, stop)
     for row in range(start, stop):
-        n = row_parts(rows, row, chars, parts, first, last)
+        n = row_parts(rows, row, chars, letters, scratch, parts, first, last)
         for i in range(n):
             groups[i] = look_up(parts[i], index.slots, index.groups)
-        # Most rows reach no floor. One loop over all items that compiles to vector instructions takes a fraction of the ranking's time.
+        # Most rows reach no floor, which a part of the lists shows.
         is_near, from_part, n_seen, norm = len(floors) == 0, 0, 0, 0.0
         while not is_near and from_part < n:
             to_part = min(from_part + WINDOW, n)
             n_seen, norm = _weigh(groups, from_part, to_part, index, logs, times, seen, values)
-            _add_up(seen, values, n_seen, index, total)
-            is_near = _reaches(total, floors, norm)
-            # The totals of a row that is one window are those that are ranked.
-            if not is_near or n > WINDOW:
-                total[:] = 0.0
+            if _may_reach(seen, values, n_seen, norm, index, floors, total, held):
+                _add_up(seen, values, n_seen, index, total)
+                is_near = _reaches(total, floors, norm)
+                # The totals of a row that is one window are those that are ranked.
+                if not is_near or n > WINDOW:
+                    total[:] = 0.0
             if to_part == n:
                 break
             from_part += STRIDE
@@ -458,6 +463,52 @@ def _add_up(seen, values, n_seen, index, total):
         value = values[i]
         for at in range(index.holders[seen[i]], index.holders[seen[i] + 1]):
             total[items[at]] += np.float32(value * weights[at])
+
+
+@njit(nogil=True, cache=True)
+def _may_reach(seen, values, n_seen, norm, index, floors, total, held):
+    """Return True if a window may reach the floor of an item, without reading the lists of the groups that many items hold.
+
+    By the inequality of Cauchy and Schwarz such groups add no more to an item than the product of their norms in window and item. The few
+    items that may reach their floor with so much are looked at one by one.
+
+    Args:
+        seen: groups of the window.
+        values: their weights.
+        n_seen: number of them.
+        norm: of the window.
+        index: `ngrams.PartIndex`.
+        floors: cosine of each item.
+        total: of each item, all 0 before and after.
+        held: of each group, all 0 before and after.
+    """
+    items, weights, frequent, left = index.items, index.weights, index.frequent, 0.0
+    for i in range(n_seen):
+        value, begin, end = values[i], np.uint64(index.holders[seen[i]]), np.uint64(index.holders[seen[i] + 1])
+        if end - begin > index.many:
+            left += value * value
+            held[seen[i]] = value
+        else:
+            single = np.float32(value)
+            for at in range(begin, end):
+                total[items[at]] += single * weights[at]
+    # Less than the norm by more than rounding can add.
+    length, rest, is_over, n = np.float32(norm * 0.9999), np.float32(np.sqrt(left)), False, np.uint64(len(total))
+    for start in range(np.uint64(0), n, _FEW):
+        stop, may = min(start + _FEW, n), False
+        for item in range(start, stop):
+            may |= total[item] + rest * frequent[item] > floors[item] * length
+        if may and not is_over:
+            for item in range(start, stop):
+                if total[item] + rest * frequent[item] > floors[item] * length:
+                    dot = np.float64(total[item])
+                    for at in range(index.common_at[item], index.common_at[item + 1]):
+                        dot += held[index.common[at]] * index.common_weights[at]
+                    is_over |= dot > floors[item] * length
+        total[start:stop] = 0.0
+    for i in range(n_seen):
+        held[seen[i]] = 0.0
+    return is_over
 
 
 @njit(nogil=True, cache=True)

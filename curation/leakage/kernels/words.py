@@ -18,6 +18,7 @@ _SEED = np.uint64(0x5EEDC0DE)
 _CODE = np.uint32(0x1FFFFF)
 # The lowest zero byte of eight is the lowest high bit that is left of `(x - _LOW_BITS) & ~x & _HIGH_BITS`.
 _LOW_BITS, _HIGH_BITS = np.uint64(0x0101010101010101), np.uint64(0x8080808080808080)
+_PLURAL, _NINE = ord("s"), ord("9")
 _BYTE, _ONE, _THREE, _SEVEN, _HALF = np.uint64(0xFF), np.uint64(1), np.uint64(3), np.uint64(7), np.uint64(32)
 
 # Hash buckets: with a million, two n-grams of a suite rarely share one, and the weights take 8 MB.
@@ -229,16 +230,24 @@ def longest_in(sizes, start, stop):
 
 
 @njit(nogil=True, cache=True)
-def row_parts(rows, row, chars, out, first, last):
+def room_for_parts(sizes, start, stop):
+    """Return scratch for `row_parts` of these rows: a byte for each of theirs, and eight zeros."""
+    return np.zeros(longest_in(sizes, start, stop) + 8, np.uint8)
+
+
+@njit(nogil=True, cache=True)
+def row_parts(rows, row, chars, letters, scratch, out, first, last):
     """Hash the parts of one row's words (`hasClose_elements` has three).
 
-    A part counts by its first six letters, without a plural s. Normalization is simpler here than for spans, since this only
-    proposes candidates.
+    A part counts by its first six letters, without a plural s, and by all of its digits. Normalization is simpler here than for spans,
+    since this only proposes candidates.
 
     Args:
         rows: `RowBytes`.
         row: index of the row.
         chars: class of each code point.
+        letters: from `ascii_letters`.
+        scratch: from `room_for_parts`.
         out: hashes, uint64; written.
         first: first byte of each part; written.
         last: byte after each part; written.
@@ -246,38 +255,96 @@ def row_parts(rows, row, chars, out, first, last):
     Returns:
         The number of parts.
     """
+    size = rows.sizes[row]
+    data, high, has_joints = carray(pointer(rows.addresses[row]), size), np.uint8(rows.is_normalized[row] << 7), False
+    for i in range(size):
+        high |= data[i]
+        scratch[i] = letters[data[i]]
+    for i in range(1, size):
+        has_joints |= _is_upper(data[i]) & (scratch[i - 1] != 0) & (not _is_upper(data[i - 1]))
+    if high >= 128 or has_joints:
+        return _parts_one_by_one(rows, row, chars, out, first, last)
+    # The words of most rows are ASCII and have one part each, which is read as one number.
+    scratch[size : size + 8] = 0
+    count, at, address = 0, np.int64(0), np.int64(scratch.ctypes.data)
+    while at < size:
+        part = load_eight(address + at)
+        if part & _BYTE == 0:
+            at += 1
+            continue
+        ends, length, h = (part - _LOW_BITS) & ~part & _HIGH_BITS, np.int64(8), _SEED
+        if ends:
+            length = np.int64(trailing_zeros(ends) >> _THREE)
+        else:
+            while scratch[at + length]:
+                length += 1
+        kept = length if length < 6 else 6
+        if 4 <= length <= 6 and scratch[at + length - 1] == _PLURAL:
+            kept = length - 1
+        for i in range(at + 6, at + length):
+            if scratch[i] <= _NINE:
+                h = _mix_in(h, scratch[i])
+        out[count] = _part_hash(h, part & ((_ONE << np.uint64(8 * kept)) - _ONE))
+        first[count], last[count] = at, at + length
+        count += 1
+        at += length + 1
+    return count
+
+
+@njit(nogil=True, cache=True)
+def _parts_one_by_one(rows, row, chars, out, first, last):
+    """Hash the parts as `row_parts` does, code point by code point."""
     size, is_normalized, table = rows.sizes[row], rows.is_normalized[row], rows.table
     data = carray(pointer(rows.addresses[row]), size)
-    count, h, before, length, at, low, plural = 0, _SEED, _SEED, 0, 0, False, False
+    count, length, at, low, plural = 0, 0, 0, False, False
+    # Up to six ASCII letters as one number, and all others mixed into a hash.
+    h, value, before = _SEED, np.uint64(0), np.uint64(0)
     while at < size:
         code, step = decode(data, at, size)
         kind, code = _kind_of(code, is_normalized, table, chars)
-        upper = data[at] >= 65 and data[at] <= 90
+        upper = _is_upper(data[at])
         if length and (kind == 0 or kind == 2 or (upper and low)):
-            out[count] = mix(before if plural else h)
+            out[count] = _part_hash(h, before if plural else value)
             last[count] = at
             count += 1
-            h, length = _SEED, 0
+            h, value, length = _SEED, np.uint64(0), 0
         if kind == 1:
             if length == 0:
                 first[count] = at
-            digit = code >= 48 and code <= 57
-            plural = code == 115 and 3 <= length < 6
-            before = h
-            if length < 6 or digit:
-                h = (h ^ np.uint64(code)) * PRIME
-                h ^= h >> np.uint64(29)
+            plural = code == _PLURAL and 3 <= length < 6
+            before = value
+            if length < 6 and code < 128:
+                value |= np.uint64(code) << np.uint64(8 * length)
+            elif length < 6 or 48 <= code <= _NINE:
+                h = _mix_in(h, code)
             length += 1
         elif kind == 2:
-            out[count], first[count], last[count] = mix((_SEED ^ np.uint64(code)) * PRIME), at, at + step
+            # No word: its number has no bits as high as this.
+            out[count], first[count], last[count] = _part_hash(_SEED, ~np.uint64(code)), at, at + step
             count += 1
         low = kind == 1 and not upper
         at += step
     if length:
-        out[count] = mix(before if plural else h)
+        out[count] = _part_hash(h, before if plural else value)
         last[count] = size
         count += 1
     return count
+
+
+@njit(nogil=True, cache=True)
+def _is_upper(byte):
+    return np.uint8(byte - np.uint8(65)) < 26
+
+
+@njit(nogil=True, cache=True)
+def _mix_in(h, code):
+    h = (h ^ np.uint64(code)) * PRIME
+    return h ^ (h >> np.uint64(29))
+
+
+@njit(nogil=True, cache=True)
+def _part_hash(h, value):
+    return mix((h ^ value) * PRIME)
 
 
 @njit(nogil=True, cache=True)
@@ -307,8 +374,9 @@ def parts_into(start, stop, rows, chars, at, out, counts):
     """
     most = max(1, longest_in(rows.sizes, start, stop))
     first, last = np.empty(most + 1, np.int64), np.empty(most + 1, np.int64)
+    letters, scratch = ascii_letters(rows.table, chars), room_for_parts(rows.sizes, start, stop)
     for row in range(start, stop):
-        counts[row] = row_parts(rows, row, chars, out[at[row] :], first, last)
+        counts[row] = row_parts(rows, row, chars, letters, scratch, out[at[row] :], first, last)
 
 
 @njit(nogil=True, cache=True)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import time
 
 import numpy as np
 import pytest
 
+from curation.leakage import features
 from curation.leakage.detector import LEAKS, SCORES, find_leaks
 from curation.leakage.features import gist, is_code, plain, plain_texts, values, values_of
-from curation.leakage.ngrams import Shortlist, SpanIndex, SpanScanner, readable_rows, word_counts, words, words_of
+from curation.leakage.kernels.words import parts_into
+from curation.leakage.ngrams import Shortlist, SpanIndex, SpanScanner, readable_rows, word_counts, word_table, words, words_of
 from curation.leakage.reference import segments
 from tests.support.leaks import score_leaks
 
@@ -193,6 +196,22 @@ def test_segments_are_the_whole_and_its_clauses() -> None:
     assert segments("无咳嗽。发热三天入院治疗") == ["无咳嗽。发热三天入院治疗", "发热三天入院治疗"]
 
 
+def test_segments_and_numbers_are_those_of_the_plain_expressions() -> None:
+    heading = re.compile(r"(?:^|(?<=[.;!?\n]))\s*(?:[^\W\d]+[ /-]?){1,3}:\s")
+    clause, number = re.compile(r"[.;:!?]+\s|[\n。！？；：]+"), re.compile(r"(?<![\w.])-?\d[\d,]*(?:\.\d+)?")
+    rng = np.random.default_rng(13)
+    pieces = [*"abB .:\n!?;-/12,。：é_\t٣", "  ", ": ", ". ", "A: ", "two words: "]
+    n_headings = 0
+    for _ in range(20_000):
+        text = "".join(rng.choice(pieces, int(rng.integers(0, 14))))
+        body, found = heading.subn("\n", text)
+        n_headings += found
+        parts = (part.strip(" .") for part in clause.split(body))
+        assert segments(text) == list(dict.fromkeys([text, *(part for part in parts if len(part) > 3 or len(part.split()) > 1)])), text
+        assert features._NUMBER.findall(text) == number.findall(text), text
+    assert n_headings > 1_000
+
+
 def test_a_very_long_row_and_a_repeating_one_stay_linear() -> None:
     repeated = "she sold half as many clips in May and then " * 20_000
     table = find_leaks([repeated, "word " * 200_000], {"gsm": [LONG, "she sold half as many clips in may and then " * 5]})
@@ -240,6 +259,31 @@ def test_words_are_counted_and_told_apart_in_every_script() -> None:
     assert word_counts(texts).tolist() == [len(words(text)) for text in texts] == np.diff(starts).tolist()
     pairs = set(zip([word for text in texts for word in words(text)], hashes.tolist(), strict=True))
     assert len(pairs) == len({word for word, _ in pairs}) == len({hashed for _, hashed in pairs})
+
+
+def test_word_parts_are_told_apart_in_every_script() -> None:
+    """A part is six letters without a plural s, and its digits; rows of ASCII words and other rows are read by different loops."""
+    rng = np.random.default_rng(17)
+    letters = [*"aabbsss09__  .-\n", *"ABé漢\u00ad\u200b"]
+    texts = ["".join(rng.choice(letters[: 16 if n % 2 else None], int(rng.integers(0, 40)))) for n in range(600)]
+    texts += ["s" * n for n in range(1, 12)] + ["abcdefs abcdef", "abcds abcd", "ab ats at s", "abcdefg19 abcdefh19 abcdef20", "ba 慢 abb"]
+    rows, told = readable_rows([f"{text} é{text}" for text in texts] + texts), dict[str, int]()
+    at = np.append(0, np.cumsum(rows.sizes + 1)).astype(np.int64)
+    out, counts = np.empty(int(at[-1]), np.uint64), np.zeros(len(rows), np.int64)
+    parts_into(0, len(rows), rows.raw, word_table(), at, out, counts)
+    for n, text in enumerate(texts):
+        own, other = (out[at[row] : at[row] + counts[row]].tolist() for row in (len(texts) + n, n))
+        assert own == other[: len(own)], text
+        for part, hashed in zip(_parts(text), own, strict=True):
+            assert told.setdefault(part, hashed) == hashed, (text, part)
+    assert len(set(told.values())) == len(told) > 500
+
+
+def _parts(text: str) -> list[str]:
+    joined = re.sub(r"(?<=[^\W_A-Z漢慢])(?=[A-Z])", "_", text)
+    found = re.findall("漢|慢|[^\\W_漢慢](?:[^\\W_漢慢]|\u00ad|\u200b)*", joined)
+    words = [re.sub("[\u00ad\u200b]", "", word).lower() for word in found]
+    return [word[:6] + re.sub("[^0-9]", "", word[6:]) if len(word) > 6 else re.sub(r"^(.{3,5})s$", r"\1", word) for word in words]
 
 
 def test_floors_leave_out_the_rows_that_reach_none_and_no_others() -> None:
