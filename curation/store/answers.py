@@ -51,14 +51,14 @@ def load_answers(db: sqlite3.Connection, table: Table = "answers", *, found: Seq
     made = made.set_column(2, "seq", pc.cast(made["seq"], pa.int64()))
     made = made.set_column(3, "user", _renamed(made["user"].combine_chunks(), renamed_annotators(db)))
     seqs, users = made["seq"].to_numpy(), _ranks(made["user"].combine_chunks())
-    order = np.lexsort((users, seqs))
-    seqs, users = seqs[order], users[order]
-    twice = np.flatnonzero((seqs[1:] == seqs[:-1]) & (users[1:] == users[:-1]))
-    if len(twice):
+    owners = seqs * (1 + users.max(initial=0)) + users
+    order = np.argsort(owners)
+    owners = owners[order]
+    is_followed = np.append(owners[1:] == owners[:-1], np.zeros(min(len(owners), 1), np.bool_))
+    if is_followed.any():
         # A person has several responses to a row, as in two datasets: the one that was changed last counts, of equally old ones the last.
         changed = pc.rank(made["updated"].combine_chunks(), tiebreaker="dense").to_numpy()[order]
-        order = order[np.lexsort((order, changed, users, seqs))]
-        order = order[~np.append((seqs[1:] == seqs[:-1]) & (users[1:] == users[:-1]), False)]
+        order = order[np.lexsort((order, changed, owners))][~is_followed]
     return Answers(made.take(pa.array(order)).combine_chunks())
 
 

@@ -67,6 +67,8 @@ def load_overrides(db: sqlite3.Connection, *, found: SharedTable | None = None) 
         for action, reason, by, at, choice, chosen in each
     ]
     # The last one of each record, in order of seq.
-    order = np.lexsort((numbers, seqs))
-    order = order[np.append(seqs[order][1:] != seqs[order][:-1], np.ones(min(len(order), 1), np.bool_))]
-    return Overrides(seqs[order], codes[order], numbers[order], few).where(lambda one: one.action != CLEAR)
+    if not (seqs[1:] > seqs[:-1]).all():
+        order = np.lexsort((numbers, seqs))
+        order = order[np.append(seqs[order][1:] != seqs[order][:-1], True)]
+        seqs, codes, numbers = seqs[order], codes[order], numbers[order]
+    return Overrides(seqs, codes, numbers, few).where(lambda one: one.action != CLEAR)

@@ -215,7 +215,7 @@ class _Origins:
 
     def complete(
         self, seqs: Numbers, ids: bytes | bytearray, body: tuple[bytes | bytearray | mmap, Numbers, Numbers], kind: Coded, label: Coded,
-        *, at: Numbers | None, folder: Path | None,
+        *, at: Numbers | slice | None, folder: Path | None,
     ) -> _Columns:  # fmt: skip
         """Return records with their origins.
 
@@ -453,12 +453,15 @@ def _complete(records: SharedTable, origins: SharedTable, *, folder: Path) -> _C
     held, came = records.table, origins.table
     seqs, better, parent = (came[name].to_numpy() for name in ("seq", "better", "parent"))
     known = _Origins.first(seqs, better, parent, {name: _coded(origins, name) for name in origins.values})
-    wanted = known.has(held["seq"].to_numpy())
-    starts, sizes = records.places("body")
-    ids = np.concatenate([np.frombuffer(chunk.buffers()[2], "S32", len(chunk)) for chunk in held["id"].chunks])
-    kind, label = (Coded(one.values, one.codes[wanted]) for one in (_coded(records, name) for name in ("kind", "label")))
+    every, (starts, sizes) = held["seq"].to_numpy(), records.places("body")
+    ids = b"".join([chunk.buffers()[2][: 32 * len(chunk)] for chunk in held["id"].chunks])
+    kind, label = (_coded(records, name) for name in ("kind", "label"))
+    if np.array_equal(known.seqs, every):  # as ever but where a record is no row; nothing is copied then
+        return known.complete(every, ids, (records.memory, starts, sizes), kind, label, at=slice(None), folder=folder)
+    wanted = known.has(every)
+    kind, label = (Coded(one.values, one.codes[wanted]) for one in (kind, label))
     body = records.memory, starts[wanted], sizes[wanted]
-    return known.complete(held["seq"].to_numpy()[wanted], ids[wanted].tobytes(), body, kind, label, at=None, folder=folder)
+    return known.complete(every[wanted], np.frombuffer(ids, "S32")[wanted].tobytes(), body, kind, label, at=None, folder=folder)
 
 
 def _coded(found: SharedTable, name: str) -> Coded:
