@@ -19,7 +19,7 @@ from curation.records import SCHEMA, Kind
 if TYPE_CHECKING:
     import pyarrow as pa
 
-_ROWS = 10_000
+ROWS = 10_000
 """Rows whose JSON is in memory at a time."""
 
 
@@ -51,14 +51,14 @@ def plain_leaves(
 
     def leaves_from(part: tuple[str, int]) -> list[bytes] | None:
         found = list[bytes]()
-        for batch in tables[part[0]].slice(part[1], _ROWS).to_batches():
+        for batch in tables[part[0]].slice(part[1], ROWS).to_batches():
             if (some := _leaves_of(batch, kind, hashed=hashed) if batch.num_rows else []) is None:
                 return None
             found += some
         return found
 
     leaves: dict[str, list[bytes]] = {split: [] for split in tables}
-    parts = [(split, start) for split, table in tables.items() for start in range(0, table.num_rows, _ROWS)]
+    parts = [(split, start) for split, table in tables.items() for start in range(0, table.num_rows, ROWS)]
     for (split, _), own in zip(parts, each(leaves_from, parts), strict=True):
         if own is None:
             return None

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -34,6 +34,7 @@ from curation.report.card import render_card
 from curation.report.card_schema import CardInput, Separation
 from curation.report.croissant import render_croissant
 from curation.report.page import render_report
+from curation.snapshot.columns import ROWS
 from curation.snapshot.manifest import (
     REPORT,
     Manifest,
@@ -69,6 +70,9 @@ from curation.views.staleness import find_stale
 from curation.views.state import ProjectState
 from curation.views.vectors import vectors_of
 from curation.workspace import Progress, StageResult, Workspace, labels_of, open_workspace
+
+Part = TypeVar("Part")
+Result = TypeVar("Result")
 
 _PART = 50_000
 """Rows whose splits are written at a time."""
@@ -149,7 +153,6 @@ def snapshot(folder: Path, kind: Kind, *, name: str | None = None, progress: Pro
             splits, separation, new = _assign_splits(state, rows.where(~rows.isin(stopped)), rows, columns, sketched)
             del sketched  # half a gigabyte of a million rows
             _check_filled(splits, separation)
-            facts.add_splits(workspace.db, new, run.number)
             described = start(leaving_to_describe(workspace, kind, Rows.joined(*splits.values())).describe)
             released = _Release(kind, name or f"{workspace.project.name}-{kind}", splits, separation, described)
             report("manifest")
@@ -163,14 +166,24 @@ def snapshot(folder: Path, kind: Kind, *, name: str | None = None, progress: Pro
                 for split, part in splits.items()
             }
             del columns, rows  # of a million rows half a gigabyte
-            processes = count_processes(len(released.rows))
-            checked = check_splits(tables, kind, each=partial(in_processes, processes=processes, what="curate snapshot"))
+            checked = check_splits(tables, kind, each=partial(_each, partial(facts.add_splits, workspace.db, new, run.number)))
             del tables
             report("files")
             path, note = _find_or_write(state, released, about, checked)
             run.rows_out = len(released.rows)
             run.detail = {"kind": kind, "path": path.name, "stopped": Counter(stopped.values()), "left_out": separation.left_out}
         return _result(released, run, path, note, stopped)
+
+
+def _each(beside: Callable[[], None], work: Callable[[Part], Result], parts: Sequence[Part]) -> Iterator[Result]:
+    """Return the result of each part from other processes, and do something here while they work."""
+
+    def and_beside() -> Iterator[Part]:
+        yield from parts
+        beside()
+
+    processes = count_processes(len(parts) * ROWS)
+    return in_processes(work, and_beside(), processes=processes, what="curate snapshot", ahead=len(parts))
 
 
 _STEPS = {"verdicts": 0, "last gate": 19, "splits": 47, "manifest": 63, "digest": 70, "files": 82}
