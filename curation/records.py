@@ -167,13 +167,27 @@ def store_instruction(value: dict[str, Any]) -> PlainRecord:
     """
     prompt, completion, label = value["prompt"], value["completion"], value["label"]
     if (label is None or type(label) is str) and _are_plain(prompt, completion):
-        content = {"kind": "instruction", "prompt": prompt, "completion": completion, "label": label}
-        try:
-            identity = hashlib.sha256(canonical_json({"schema": SCHEMA, **content})).hexdigest()
-            return PlainRecord(identity, "instruction", label, orjson.dumps(content))
-        except orjson.JSONEncodeError:
-            pass  # lone surrogates, which the parser names
+        stored = _store_plain({"kind": "instruction", "prompt": prompt, "completion": completion, "label": label})
+        if stored is not None:
+            return stored
     return store_form(parse_record(value))
+
+
+def store_turn(question: str, answer: str, label: str | None) -> PlainRecord | None:
+    """Return what `store_instruction` returns of one question and its answer; None for texts that it refuses."""
+    if not question or not answer:
+        return None
+    user, assistant = {"role": "user", "content": question}, {"role": "assistant", "content": answer}
+    return _store_plain({"kind": "instruction", "prompt": (user,), "completion": assistant, "label": label})
+
+
+def _store_plain(content: dict[str, Any]) -> PlainRecord | None:
+    """Return checked values of an instruction as the store keeps them; None if a text has lone surrogates, which the parser names."""
+    try:
+        identity = hashlib.sha256(canonical_json({"schema": SCHEMA, **content})).hexdigest()
+        return PlainRecord(identity, "instruction", content["label"], orjson.dumps(content))
+    except orjson.JSONEncodeError:
+        return None
 
 
 def _are_plain(prompt: Sequence[dict[str, Any]], completion: dict[str, Any]) -> bool:

@@ -20,9 +20,20 @@ from curation.errors import ProjectError, RowError
 from curation.formats import ImportFormat, Shape
 from curation.formats.files import read_raw
 from curation.formats.raw import Detected, ReadAs, Row, RowFailure, Rows, shown
-from curation.formats.shapes import NEEDS, SHAPES, USED, PairWithFact, find_shape, is_tree, join_messages, tree_examples, values_from
+from curation.formats.shapes import (
+    NEEDS,
+    SHAPES,
+    USED,
+    PairWithFact,
+    find_shape,
+    is_tree,
+    join_messages,
+    tree_examples,
+    turn_of,
+    values_from,
+)
 from curation.patterns import Pattern, compile_pattern
-from curation.records import InstructionRecord, Message, PlainRecord, canonical_json, make_pair, parse_record, store_instruction
+from curation.records import InstructionRecord, Message, PlainRecord, canonical_json, make_pair, parse_record, store_instruction, store_turn
 
 Instruction = TypeVar("Instruction", InstructionRecord, PlainRecord)
 
@@ -158,11 +169,16 @@ def _read_plain(
     rows: Rows, shape: Shape, options: ReadOptions, pattern: Pattern | None, parse: Callable[[dict[str, Any]], Instruction]
 ) -> Iterator[ReadRow]:
     used, labelled = _used(shape, options), _used(shape, options, also=options.label_column)
+    # Nothing is added to the turns of a row, and its record is only stored.
+    as_given = parse is store_instruction and pattern is None and options.system is None and not options.system_instruction
     for place, row in rows:
         if isinstance(row, RowFailure):
             yield ReadRow(place, failure=row)
             continue
-        value = _read_row(_renamed(row, options.columns), shape, options, pattern, parse)
+        renamed = _renamed(row, options.columns)
+        value: Any = _store_turn(renamed, shape, options.label_column) if as_given else None
+        if value is None:
+            value = _read_row(renamed, shape, options, pattern, parse)
         if isinstance(value, RowFailure):
             yield ReadRow(place, failure=value)
             continue
@@ -329,6 +345,13 @@ def _parse_instruction(values: dict[str, Any]) -> InstructionRecord:
     record = parse_record(values)
     assert isinstance(record, InstructionRecord)
     return record
+
+
+def _store_turn(row: Row, shape: Shape, label_column: str | None) -> Any:
+    """Return the record of a row that beyond doubt is one turn and has a text or nothing as its label; None for any other."""
+    label = row.get(label_column) if label_column else None
+    turn = turn_of(row, shape) if label is None or (label and type(label) is str) else None
+    return store_turn(*turn, label) if turn else None
 
 
 def _read_row(

@@ -123,6 +123,10 @@ USED: dict[Shape, tuple[str, ...]] = {
 """Columns that become part of a record; every other column is metadata."""
 
 
+_NOTHING = (None, "")
+"""Values of a text column that has no text."""
+
+
 @dataclass(frozen=True)
 class PairWithFact:
     """A pair, with the index (0 or 1) of its chosen completion."""
@@ -134,6 +138,19 @@ class PairWithFact:
 def find_shape(row: Row) -> Shape | None:
     """Return the first shape whose columns are all present and not null."""
     return next((shape for shape, names in NEEDS.items() if all(row.get(name) is not None for name in names)), None)
+
+
+def turn_of(row: Row, shape: Shape) -> tuple[str, str] | None:
+    """Return the question and the answer of a row that beyond doubt is one turn; None for any other, which `values_from` reads."""
+    if shape == "alpaca":
+        question, answer = row.get("instruction"), row.get("output")
+        is_plain = len(row) == 2 or (row.get("input") in _NOTHING and row.get("system") in _NOTHING and not row.get("history"))
+    elif shape == "prompt-completion":
+        question, answer = row.get("prompt"), row.get("completion")
+        is_plain = row.get("system") in _NOTHING and row.get("label") is not False and not is_transcript(question)
+    else:
+        return None
+    return (question, answer) if is_plain and type(question) is str and type(answer) is str else None
 
 
 def values_from(

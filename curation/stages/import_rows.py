@@ -337,7 +337,7 @@ def _convert(rows: Iterable[ReadRow], source: str, group: str | None, ordinal: I
         for example in row.examples:
             if example.meta:
                 metadata.update(list(example.meta))
-    new = records.new_rows((one for row in batch for one in _imported(row, source, group, ordinal)), run)
+    new = records.new_rows(_imported(batch, source, group, ordinal), run)
     sizes = [len(row.examples) for row in batch if not row.failure]
     failures = [(row.place, row.failure) for row in batch if row.failure]
     return _Batch(new, sizes, metadata, left_out, failures, batch[-1].place if batch else 0)
@@ -370,9 +370,11 @@ def _count(batch: _Batch, repeated: Sequence[int], counts: _Counts) -> None:
     counts.new += len(batch.sizes) - present
 
 
-def _imported(row: ReadRow, source: str, group: str | None, ordinal: Iterator[int] | None) -> Iterator[tuple[Record | PlainRecord, Origin]]:
-    for example in row.examples:
-        item = row.place if ordinal is None else next(ordinal)
+def _imported(
+    rows: Sequence[ReadRow], source: str, group: str | None, ordinal: Iterator[int] | None
+) -> Iterator[tuple[Record | PlainRecord, Origin]]:
+    for place, example in [(row.place, example) for row in rows for example in row.examples]:
+        item = place if ordinal is None else next(ordinal)
         seed_group = f"{group or 'tree'}:{example.group}" if example.group is not None else None
         if not isinstance(example.value, PairWithFact):
             yield example.value, Origin("imported", source, item, seed_group=seed_group, meta=example.meta)

@@ -7,7 +7,7 @@ import sqlite3
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, replace
 from datetime import UTC, datetime
-from itertools import chain, islice, repeat
+from itertools import repeat
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypedDict, cast
 
 import orjson
@@ -16,6 +16,7 @@ from curation.decide import Action
 from curation.errors import ProjectError
 from curation.records import KINDS, Kind, PlainRecord, Record, load_record, read_texts, store_form
 from curation.requests import Failure, cells_in
+from curation.store.inserting import PARAMETERS, insert, marks
 
 if TYPE_CHECKING:
     from curation.store.columns import Numbers
@@ -232,10 +233,9 @@ def new_rows(made: Iterable[tuple[Record | PlainRecord, Origin]], run: int) -> N
         made: the records, each with its origin.
         run: number of the run that makes them.
     """
-    stored, origins = list[PlainRecord](), list[Origin]()
-    for record, origin in made:
-        stored.append(record if isinstance(record, PlainRecord) else store_form(record))
-        origins.append(origin)
+    pairs = list(made)
+    stored = [record if isinstance(record, PlainRecord) else store_form(record) for record, _ in pairs]
+    origins = [origin for _, origin in pairs]
     ids, kinds, labels, bodies = zip(*stored, strict=True) if stored else ((), (), (), ())
     candidates = [place for place, origin in enumerate(origins) if origin.part]
     rows = [place for place, origin in enumerate(origins) if not origin.part] if candidates else range(len(origins))
@@ -310,13 +310,14 @@ def add_rows(db: sqlite3.Connection, batches: Sequence[NewRows], run: int, *, fa
 def _store_records(db: sqlite3.Connection, new: NewRows) -> tuple[int, list[int], list[int]]:
     """Store the records that are new; return how many, the seq of each record, and `Added.repeated`."""
     before, count, seqs = last_seq(db), 0, list[int]()
-    for start in range(0, len(new.ids), _PARAMETERS):
-        part, first = slice(start, start + _PARAMETERS), before + 1 + count
+    for start in range(0, len(new.ids), PARAMETERS):
+        part, first = slice(start, start + PARAMETERS), before + 1 + count
         ids = new.ids[part]
-        columns = {"id": ids, "kind": new.kinds[part], "label": new.labels[part], "body": new.bodies[part]}
+        given = {"id": ids, "kind": new.kinds[part], "label": new.labels[part], "body": new.bodies[part]}
+        same = {name: given.pop(name)[0] for name in ("kind", "label") if given[name].count(given[name][0]) == len(ids)}
         # SQLite gives the numbers that follow the last one. As a rule all are new, so that none needs a look-up. An error ends the whole
         # transaction in any case; only OR ROLLBACK spares SQLite a copy of each page as it was before the statement.
-        added = _insert(db, "INSERT OR ROLLBACK INTO records", columns, "ON CONFLICT (id) DO NOTHING")
+        added = insert(db, "INSERT OR ROLLBACK INTO records", given, same, "ON CONFLICT (id) DO NOTHING")
         count += added
         if added == len(ids):
             seqs += range(first, first + added)
@@ -339,43 +340,26 @@ def _add_origins(db: sqlite3.Connection, origins: NewOrigins, seqs: Sequence[int
     """Add origins of records with these numbers and return how many are new."""
     if not origins.of:
         return 0
-    same = {name: repeat(value, len(origins.of)) for name, value in origins.same.items()}
-    return _insert(db, "INSERT OR IGNORE INTO origins", {"seq": map(seqs.__getitem__, origins.of), **origins.columns, **same})
-
-
-def _insert(db: sqlite3.Connection, into: str, columns: Mapping[str, Iterable[Any]], otherwise: str = "") -> int:
-    """Insert rows given as columns, many in a statement, which takes three quarters of the time; return how many were inserted."""
-    values, together, count = chain.from_iterable(zip(*columns.values(), strict=True)), _PARAMETERS // len(columns), 0
-    while some := tuple(islice(values, together * len(columns))):
-        rows = ", ".join([f"({_marks(columns)})"] * (len(some) // len(columns)))
-        count += db.execute(f"{into} ({', '.join(columns)}) VALUES {rows} {otherwise}", some).rowcount
-    return count
+    given = {"seq": map(seqs.__getitem__, origins.of), **origins.columns}
+    return insert(db, "INSERT OR IGNORE INTO origins", given, origins.same)
 
 
 def _seqs_of(db: sqlite3.Connection, ids: Sequence[bytes]) -> dict[bytes, int]:
     """Return the seq of each id that is stored."""
     found = dict[bytes, int]()
-    for start in range(0, len(ids), _PARAMETERS):
-        part = ids[start : start + _PARAMETERS]
-        found |= {row["id"]: row["seq"] for row in db.execute(f"SELECT id, seq FROM records WHERE id IN ({_marks(part)})", part)}
+    for start in range(0, len(ids), PARAMETERS):
+        part = ids[start : start + PARAMETERS]
+        found |= {row["id"]: row["seq"] for row in db.execute(f"SELECT id, seq FROM records WHERE id IN ({marks(part)})", part)}
     return found
 
 
 def _rows_among(db: sqlite3.Connection, seqs: Mapping[bytes, int]) -> set[bytes]:
     """Return the ids of the records that are rows; a pair's candidates are none."""
     stored, rows = list(seqs.values()), set[int]()
-    for start in range(0, len(stored), _PARAMETERS):
-        part = stored[start : start + _PARAMETERS]
-        rows |= {row["seq"] for row in db.execute(f"SELECT seq FROM origins WHERE role = 'row' AND seq IN ({_marks(part)})", part)}
+    for start in range(0, len(stored), PARAMETERS):
+        part = stored[start : start + PARAMETERS]
+        rows |= {row["seq"] for row in db.execute(f"SELECT seq FROM origins WHERE role = 'row' AND seq IN ({marks(part)})", part)}
     return {identity for identity, seq in seqs.items() if seq in rows}
-
-
-_PARAMETERS = 500
-"""Below the 999 parameters of a statement that SQLite before 3.32 allows."""
-
-
-def _marks(values: Collection[object]) -> str:
-    return ", ".join("?" * len(values))
 
 
 def store_failures(db: sqlite3.Connection, failures: Iterable[Failure], run: int) -> None:
@@ -627,7 +611,7 @@ def count_new_rows(db: sqlite3.Connection, run: int, watermark: int) -> int:
         watermark: highest seq when it began.
     """
     brought = "role = 'row' AND how NOT IN ('edited', 'masked')"
-    later = db.execute(f"SELECT 1 FROM runs WHERE run > ? AND stage NOT IN ({_marks(_WITHOUT_ROWS)}) LIMIT 1", (run, *_WITHOUT_ROWS))
+    later = db.execute(f"SELECT 1 FROM runs WHERE run > ? AND stage NOT IN ({marks(_WITHOUT_ROWS)}) LIMIT 1", (run, *_WITHOUT_ROWS))
     if later.fetchone() is None and last_seq(db) <= watermark:  # as a rule; no origin is read
         return 0
     last = db.execute(f"SELECT max(seq) AS seq, max(run) AS run FROM origins WHERE {brought}").fetchone()

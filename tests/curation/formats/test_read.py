@@ -12,16 +12,16 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from curation.errors import ProjectError
 from curation.formats import Shape
 from curation.formats.export import write_rows
 from curation.formats.raw import RowFailure
-from curation.formats.read import read_rows
+from curation.formats.read import ReadOptions, open_rows, read_rows
 from curation.formats.shapes import SHAPES, PairWithFact
-from curation.records import InstructionRecord, Message, make_instruction, make_pair, record_id
+from curation.records import InstructionRecord, Message, make_instruction, make_pair, parse_record, record_id, store_form
 from tests.support.snapshot_rows import instruction, pair
 
 ASKED, ANSWER = "What is 2 + 2?", "4"
@@ -53,6 +53,27 @@ def said(text: str) -> list[dict[str, str]]:
 def jsonl(path: Path, *rows: Any) -> Path:
     path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
     return path
+
+
+ODD = st.sampled_from([None, "", "a", "é\u2028", "\ud800", 4, 0, False, True, [], ["a"], {}, "\n\nHuman: a\n\nAssistant:"])
+EXTRA = ("input", "system", "history", "label", "note")
+
+
+@pytest.mark.parametrize("names", [("instruction", "output"), ("prompt", "completion")])
+@given(texts=st.tuples(ODD, ODD), others=st.dictionaries(st.sampled_from(EXTRA), ODD, max_size=3), label=st.sampled_from(["label", None]))
+@example(texts=("\n\nHuman: a\n\nAssistant:", "b"), others={}, label="label")
+@example(texts=("a", "b"), others={"label": False}, label=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_row_is_stored_as_the_record_that_it_is_read_as(
+    tmp_path: Path, names: tuple[str, str], texts: tuple[Any, Any], others: dict[str, Any], label: str | None
+) -> None:
+    """Rows of one turn take a short way to the store; all others, and those that are refused, the way of the record."""
+    opened = open_rows(jsonl(tmp_path / "rows.jsonl", dict(zip(names, ("q", "a"), strict=True))), ReadOptions(label_column=label))
+    read: Any = opened.read
+    rows = [(1, dict(zip(names, texts, strict=True)) | others), (2, dict(zip(names, ("q", "a"), strict=True)) | others)]
+    expected = list(read(iter(rows), parse=parse_record))
+    values = [tuple(one._replace(value=store_form(one.value)) for one in row.examples) for row in expected]
+    assert list(read(iter(rows))) == [row._replace(examples=value) for row, value in zip(expected, values, strict=True)]
 
 
 SHAREGPT_LONG = gpt(("system", "You add."), ("human", "Hi"), ("gpt", "Hello"), ("human", ASKED))
