@@ -43,7 +43,8 @@ _BLOCK = 1024
 class Parted:
     """The split and cluster of each row, and the size of the largest cluster."""
 
-    ids: Sequence[str]
+    ids: Array
+    """Hex id of each row, of a type such as S64."""
     sides: Array
     """For each row the place of its split in `ORDER`; -1 where the row's twins are in two splits."""
     roots: Array
@@ -65,8 +66,8 @@ class Parted:
 
     def assigned_of(self, places: Array) -> tuple[list[str | None], list[str]]:
         """Return the split and the cluster of some rows."""
-        names, ids = (*ORDER, None), self.ids
-        return [names[n] for n in self.sides[places].tolist()], [ids[root][:16] for root in self.roots[places].tolist()]
+        names, clusters = (*ORDER, None), self.ids[self.roots[places]].astype("S16").astype("U16")
+        return [names[n] for n in self.sides[places].tolist()], clusters.tolist()
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,7 @@ def sketch_prompts(prompts: Texts, threshold: float | None) -> Sketched:
 
 def part_rows(
     prompts: Texts | Sketched,
-    ids: Sequence[str],
+    ids: Sequence[str] | Array,
     *,
     shares: Mapping[str, float],
     groups: Sequence[str | None] | None = None,
@@ -127,7 +128,7 @@ def part_rows(
 
     Args:
         prompts: prompt of each row, or the sketch of them.
-        ids: hex ids of the rows, in order of age.
+        ids: hex ids of the rows, in order of age; a million take less memory as an array of type S64.
         shares: share of each split; they add up to 1.
         groups: rows of one group (a conversation, a seed) stay together, and are never cut.
         frozen: the split of rows that already have one.
@@ -140,6 +141,7 @@ def part_rows(
     """
     groups = list(groups) if groups is not None and any(group is not None for group in groups) else None
     sketched = prompts if isinstance(prompts, Sketched) else sketch_prompts(prompts, threshold)
+    ids = np.asarray(ids, "S")
     of, n = _Set(sketched, groups, vectors if cosine is not None else None, threshold, cosine), len(ids)
     roots = of.clusters(np.arange(n), 0)
     sizes = np.bincount(roots, minlength=n)
@@ -162,7 +164,7 @@ def part_rows(
     is_new[list(sides)] = False
     new = np.flatnonzero(is_new)
     for part in (new[start : start + _PICKED] for start in range(0, len(new), _PICKED)):
-        side_of[part] = [ORDER.index(split) for split in pick_splits([ids[root] for root in part.tolist()], shares)]
+        side_of[part] = [ORDER.index(split) for split in pick_splits(ids[part], shares)]
     _fill(side_of, new, sizes, shares, set(chosen.values()))
     split_of = side_of[roots]
     for place, own in enumerate(frozen or ()):
@@ -225,10 +227,10 @@ def find_across(
     )
 
 
-def pick_splits(identities: Sequence[str], shares: Mapping[str, float]) -> list[str]:
+def pick_splits(identities: Sequence[str] | Array, shares: Mapping[str, float]) -> list[str]:
     """Return for each id the split whose share of the unit interval its hash falls into."""
     # By hash and not by position, so that rows that are added later do not move the others.
-    hashes = b"".join([hashlib.sha256(b"split:" + identity.encode()).digest()[:8] for identity in identities])
+    hashes = b"".join([hashlib.sha256(b"split:" + identity).digest()[:8] for identity in np.asarray(identities, "S").tolist()])
     points = np.frombuffer(hashes, ">u8").astype(np.float64) / 2**64 if hashes else np.empty(0)
     reached = np.array(list(accumulate(shares.values())))
     # The shares may add up to a little less than 1 in binary fractions.

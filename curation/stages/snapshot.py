@@ -339,7 +339,7 @@ def _assign_splits(
     del prompts
     parted = part_rows(
         sketched,
-        everyone.hex_ids[:],
+        np.frombuffer(everyone.ids.hex().encode(), "S64"),
         groups=merge_groups(everyone.coded("seed_group").to_list(), group_values(workspace, everyone)),
         frozen=[frozen.get(seq, (None, ""))[0] for seq in everyone.seqs.tolist()] if frozen else None,
         shares={"train": settings.train, "validation": settings.validation, "test": settings.test},
