@@ -57,7 +57,7 @@ from curation.views.annotators import agreements_of
 from curation.views.classes import group_values, rows_past_cap
 from curation.views.decisions import decide_all
 from curation.views.description import in_brief, leaving_to_describe, main_language
-from curation.views.manifest_facts import manifest_facts
+from curation.views.manifest_facts import manifest_facts, review_facts
 from curation.views.pairs import frozen_pairs
 from curation.views.prior_snapshots import keep_released
 from curation.views.protected import ProtectedItems, load_protected
@@ -141,7 +141,8 @@ def snapshot(folder: Path, kind: Kind, *, name: str | None = None, progress: Pro
             raise ProjectError(what, "is not filled in, and every snapshot records it", "describe the purpose of the model, and run again")
         if workspace.project.review.min_alpha_of(kind) is not None:
             _check_agreement(workspace, kind, agreements_of(state, (kind,)))
-        protected = load_protected(workspace)
+        protected, review = load_protected(workspace), review_facts(state, kind, sample, accepted)
+        state.forget_answers()
         with runs.record_run(workspace.db, "snapshot", ids_digest(kind, rows.hex_ids)) as run:
             run.rows_in = len(rows)
             report("last gate")
@@ -156,8 +157,7 @@ def snapshot(folder: Path, kind: Kind, *, name: str | None = None, progress: Pro
             described = start(leaving_to_describe(workspace, kind, Rows.joined(*splits.values())).describe)
             released = _Release(kind, name or f"{workspace.project.name}-{kind}", splits, separation, described)
             report("manifest")
-            about = manifest_facts(state, kind, released.rows, protected, sample, accepted, stopped=len(stopped))
-            state.forget_answers()
+            about = manifest_facts(state, kind, released.rows, protected, review, stopped=len(stopped))
             if accepted is not None:
                 released = replace(released, certificate=_certify(released, accepted, about))
             report("digest")

@@ -38,15 +38,28 @@ PACKAGES = ("seedcorn", "argilla", "datasketch", "faiss-cpu", "pyarrow", "senten
 """Packages whose versions the manifest records."""
 
 
+def review_facts(state: ProjectState, kind: Kind, sample: Sample | None, accepted: Acceptance | None) -> ReviewFacts:
+    """Return the facts about the review, with published names.
+
+    Args:
+        state: of the project.
+        kind: of the rows.
+        sample: the review sample, in a project that samples.
+        accepted: what the certificate follows from, under `review.accept`.
+    """
+    project, review, names = state.project, count_review(state, (kind,)), published_names(state.workspace)
+    return ReviewFacts(
+        mode=project.review.mode, sample=SampleFacts.model_validate(sample.as_values()) if sample else None,
+        accept=accepted.stated if accepted else None, simulated=review.simulated, names=project.review.names,
+        reviewers=tuple(sorted(names[user] for user in review.reviewers)), overlap=project.review.overlap_of(kind),
+        agreement=review.agreement, answers=review.annotations, disputed=review.disputed, policy=project.review.policy,
+        adjudicated=review.adjudicated, adjudicators=tuple(sorted(names[user] for user in review.adjudicators)),
+        **_quality_facts(review.quality, names),
+    )  # fmt: skip
+
+
 def manifest_facts(
-    state: ProjectState,
-    kind: Kind,
-    rows: Rows,
-    protected: Sequence[ProtectedItems],
-    sample: Sample | None,
-    accepted: Acceptance | None,
-    *,
-    stopped: int,
+    state: ProjectState, kind: Kind, rows: Rows, protected: Sequence[ProtectedItems], review: ReviewFacts, *, stopped: int
 ) -> ManifestFacts:
     """Return the facts about the rows, with secrets masked.
 
@@ -55,12 +68,10 @@ def manifest_facts(
         kind: of the rows.
         rows: the rows that leave.
         protected: the protected sets they were screened against.
-        sample: the review sample, in a project that samples.
-        accepted: what the certificate follows from, under `review.accept`.
+        review: as `review_facts` returns them.
         stopped: number of rows that the last gate stopped.
     """
-    workspace = state.workspace
-    project, review, names = workspace.project, count_review(state, (kind,)), published_names(workspace)
+    workspace, project = state.workspace, state.project
     provenance, verdicts = sources_of(workspace, rows), facts.verdict_counts_of(workspace.db, kind)
     score = None if project.score.is_off else ScoreSettings(
         threshold=project.score.threshold, top_percent=project.score.top_percent, top_by=project.score.top_by,
@@ -72,14 +83,7 @@ def manifest_facts(
             ProtectedSet(name=p.name, file=p.file.name, sha256=p.sha256, items=len(p.texts), text=p.suite.text, label=p.suite.label)
             for p in protected
         ),
-        review=ReviewFacts(
-            mode=project.review.mode, sample=SampleFacts.model_validate(sample.as_values()) if sample else None,
-            accept=accepted.stated if accepted else None, simulated=review.simulated, names=project.review.names,
-            reviewers=tuple(sorted(names[user] for user in review.reviewers)), overlap=project.review.overlap_of(kind),
-            agreement=review.agreement, answers=review.annotations, disputed=review.disputed, policy=project.review.policy,
-            adjudicated=review.adjudicated, adjudicators=tuple(sorted(names[user] for user in review.adjudicators)),
-            **_quality_facts(review.quality, names),
-        ),
+        review=review,
         models=models_of(state, kind, rows).model_copy(update={"terms": _teacher_terms(state, rows)}),
         intended_use=project.intended_use.strip(),
         provenance=provenance,
