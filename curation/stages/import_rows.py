@@ -126,10 +126,13 @@ def import_rows(
             places = places or [_count_places(file, rows, progress)]
             total = sum(places) if all(places) else 0
             notify = partial(_notify, progress, counts, sum(places[:number]), total) if progress else None
+            batches = _read_batches(rows, group)
+            if rows.lines is not None:  # other processes read on while this one makes the digest
+                batches = itertools.chain(list(itertools.islice(batches, 1)), batches)
             about = _source_of(file, rows, stated, license)
             with runs.record_run(workspace.db, "import", about.source) as run:
                 before = counts.rows, counts.failed
-                _import_file(workspace, rows, about, group, run.number, counts, notify)
+                _import_file(workspace, rows, batches, about, run.number, counts, notify)
                 run.rows_in, failed = counts.rows - before[0], counts.failed - before[1]
                 run.rows_out = run.rows_in - failed
                 run.detail = {"file": about.file, "failed": failed}
@@ -246,13 +249,22 @@ class _Batch(NamedTuple):
     last: int
     """Place of the last row."""
 
+    def of(self, source: str) -> _Batch:
+        """Return the batch with the digest of the file, which was not known when the rows were read."""
+        return self._replace(new=self.new.with_source(source))
+
 
 def _import_file(
-    workspace: Workspace, rows: OpenRows, about: Source, group: str | None, run: int, counts: _Counts, notify: Callable[[int], None] | None
+    workspace: Workspace,
+    rows: OpenRows,
+    batches: Iterator[_Batch],
+    about: Source,
+    run: int,
+    counts: _Counts,
+    notify: Callable[[int], None] | None,
 ) -> None:
     """Write the rows of one file in batches, and the facts about the file; `notify` is called with the place of the last row."""
-    batches = _read_batches(rows, about, group, run)
-    while some := list(itertools.islice(batches, _COMMIT)):
+    while some := [batch.of(about.source) for batch in itertools.islice(batches, _COMMIT)]:
         with _without_collection():
             failures = [_failure(about, place, failure) for batch in some for place, failure in batch.failures]
             results = records.add_rows(workspace.db, [batch.new for batch in some], run, failures=failures)
@@ -283,13 +295,13 @@ def _without_collection() -> Iterator[None]:
             gc.enable()
 
 
-def _read_batches(rows: OpenRows, about: Source, group: str | None, run: int) -> Iterator[_Batch]:
+def _read_batches(rows: OpenRows, group: str | None) -> Iterator[_Batch]:
     """Yield the rows of a file in batches, in order. Where rows are read apart from each other, forked processes read them."""
     ordinal = itertools.count(1)
 
     def convert(part: Iterable[ReadRow]) -> _Batch:
         with _without_collection():
-            return _convert(part, about.source, group, None if rows.has_one_record_per_row else ordinal, run)
+            return _convert(part, group, None if rows.has_one_record_per_row else ordinal)
 
     # A data set may hold values that no other process can receive.
     if rows.raw is None or rows.read is None or rows.detected.kind in ("Arrow", "Hub"):
@@ -320,15 +332,13 @@ def _parts(rows: Iterator[_Row]) -> Iterator[list[_Row]]:
         yield part
 
 
-def _convert(rows: Iterable[ReadRow], source: str, group: str | None, ordinal: Iterator[int] | None, run: int) -> _Batch:
-    """Return rows as they are stored and counted.
+def _convert(rows: Iterable[ReadRow], group: str | None, ordinal: Iterator[int] | None) -> _Batch:
+    """Return rows as they are stored and counted, with an empty source.
 
     Args:
         rows: the rows.
-        source: digest of the file.
         group: name of the group column, or None.
         ordinal: numbers the records of the file; None if the place of a row identifies its record.
-        run: number of the run.
     """
     batch, metadata, left_out = list(rows), Counter[str](), Counter[str]()
     for row in batch:
@@ -337,7 +347,7 @@ def _convert(rows: Iterable[ReadRow], source: str, group: str | None, ordinal: I
         for example in row.examples:
             if example.meta:
                 metadata.update(list(example.meta))
-    new = records.new_rows(_imported(batch, source, group, ordinal), run)
+    new = records.new_rows(_imported(batch, group, ordinal))
     sizes = [len(row.examples) for row in batch if not row.failure]
     failures = [(row.place, row.failure) for row in batch if row.failure]
     return _Batch(new, sizes, metadata, left_out, failures, batch[-1].place if batch else 0)
@@ -370,19 +380,17 @@ def _count(batch: _Batch, repeated: Sequence[int], counts: _Counts) -> None:
     counts.new += len(batch.sizes) - present
 
 
-def _imported(
-    rows: Sequence[ReadRow], source: str, group: str | None, ordinal: Iterator[int] | None
-) -> Iterator[tuple[Record | PlainRecord, Origin]]:
+def _imported(rows: Sequence[ReadRow], group: str | None, ordinal: Iterator[int] | None) -> Iterator[tuple[Record | PlainRecord, Origin]]:
     for place, example in [(row.place, example) for row in rows for example in row.examples]:
         item = place if ordinal is None else next(ordinal)
         seed_group = f"{group or 'tree'}:{example.group}" if example.group is not None else None
         if not isinstance(example.value, PairWithFact):
-            yield example.value, Origin("imported", source, item, seed_group=seed_group, meta=example.meta)
+            yield example.value, Origin("imported", "", item, seed_group=seed_group, meta=example.meta)
             continue
         pair, better = example.value.record, example.value.chosen
-        yield pair, Origin("imported", source, item, better=better, seed_group=seed_group, meta=example.meta)
+        yield pair, Origin("imported", "", item, better=better, seed_group=seed_group, meta=example.meta)
         for part, candidate in enumerate(candidates_of(pair), 1):
-            yield candidate, Origin("imported", source, item, part, seed_group=seed_group)
+            yield candidate, Origin("imported", "", item, part, seed_group=seed_group)
 
 
 def _failure(about: Source, place: int, failure: RowFailure) -> Failure:

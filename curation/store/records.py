@@ -225,29 +225,29 @@ class NewRows(NamedTuple):
     candidates: NewOrigins
     """Those of the candidates of pairs."""
 
+    def with_source(self, source: str) -> NewRows:
+        """Return rows that all have the same source with another one."""
+        rows, candidates = (one._replace(same=one.same | {"source": source}) for one in (self.rows, self.candidates))
+        return self._replace(rows=rows, candidates=candidates)
 
-def new_rows(made: Iterable[tuple[Record | PlainRecord, Origin]], run: int) -> NewRows:
-    """Return records with their origins as `add_rows` stores them.
 
-    Args:
-        made: the records, each with its origin.
-        run: number of the run that makes them.
-    """
+def new_rows(made: Iterable[tuple[Record | PlainRecord, Origin]]) -> NewRows:
+    """Return records, each with its origin, as `add_rows` stores them."""
     pairs = list(made)
     stored = [record if isinstance(record, PlainRecord) else store_form(record) for record, _ in pairs]
     origins = [origin for _, origin in pairs]
     ids, kinds, labels, bodies = zip(*stored, strict=True) if stored else ((), (), (), ())
     candidates = [place for place, origin in enumerate(origins) if origin.part]
     rows = [place for place, origin in enumerate(origins) if not origin.part] if candidates else range(len(origins))
-    of_rows, of_candidates = _as_columns(rows, origins, "row", run), _as_columns(candidates, origins, "candidate", run)
+    of_rows, of_candidates = _as_columns(rows, origins, "row"), _as_columns(candidates, origins, "candidate")
     return NewRows(tuple(map(bytes.fromhex, ids)), kinds, labels, bodies, of_rows, of_candidates)
 
 
-def _as_columns(places: Sequence[int], origins: Sequence[Origin], role: str, run: int) -> NewOrigins:
+def _as_columns(places: Sequence[int], origins: Sequence[Origin], role: str) -> NewOrigins:
     """Return the columns of the origins at these places."""
     if not places:
         return NewOrigins((), {}, {})
-    given, same = dict[str, tuple[Any, ...]](), {"role": role, "run": run}
+    given, same = dict[str, tuple[Any, ...]](), {"role": role}
     for name, column in zip(Origin._fields, zip(*(origins[place] for place in places), strict=True), strict=True):
         if name == "raw":
             column = tuple(None if raw is None else json.dumps(raw, ensure_ascii=False) for raw in column)
@@ -276,7 +276,7 @@ def add_records(
     Returns:
         (new records, new origins); a pair's candidates count only among the records.
     """
-    added = add_rows(db, [new_rows(made, run)], run, failures=failures)[0]
+    added = add_rows(db, [new_rows(made)], run, failures=failures)[0]
     return added.records, added.origins
 
 
@@ -299,10 +299,10 @@ def add_rows(db: sqlite3.Connection, batches: Sequence[NewRows], run: int, *, fa
         for new in batches:
             count, seqs, repeated = _store_records(db, new)
             # Rows and candidates apart, because rowcount must count the rows only.
-            added.append(Added(count, _add_origins(db, new.rows, seqs), repeated))
+            added.append(Added(count, _add_origins(db, new.rows, seqs, run), repeated))
             seqs_of.append(seqs)
         for new, seqs in zip(batches, seqs_of, strict=True):
-            _add_origins(db, new.candidates, seqs)
+            _add_origins(db, new.candidates, seqs, run)
         store_failures(db, failures, run)
     return added
 
@@ -336,12 +336,12 @@ def _store_records(db: sqlite3.Connection, new: NewRows) -> tuple[int, list[int]
     return count, seqs, repeated
 
 
-def _add_origins(db: sqlite3.Connection, origins: NewOrigins, seqs: Sequence[int]) -> int:
+def _add_origins(db: sqlite3.Connection, origins: NewOrigins, seqs: Sequence[int], run: int) -> int:
     """Add origins of records with these numbers and return how many are new."""
     if not origins.of:
         return 0
     given = {"seq": map(seqs.__getitem__, origins.of), **origins.columns}
-    return insert(db, "INSERT OR IGNORE INTO origins", given, origins.same)
+    return insert(db, "INSERT OR IGNORE INTO origins", given, {**origins.same, "run": run})
 
 
 def _seqs_of(db: sqlite3.Connection, ids: Sequence[bytes]) -> dict[bytes, int]:

@@ -93,14 +93,21 @@ def test_rows_of_one_transaction_are_numbered_without_gaps_and_repeated_ones_are
     candidates = [(one, Origin("imported", "f", 2, part)) for part, one in enumerate((first, second), 1)]
     one = [row(1), (pair, Origin("imported", "f", 2)), *candidates]
     two = [(made, Origin("imported", "g", n)) for n, made in enumerate((row(1)[0], first, row(2)[0], first))]
-    added = records.add_rows(db, [records.new_rows(one, 1), records.new_rows(two, 1)], 1)
+    added = records.add_rows(db, [records.new_rows(one), records.new_rows(two)], 1)
     # The first row with the content of a candidate is new as a row.
     assert added == [(4, 2, []), (1, 4, [0, 3])]
     assert records.ids_of(db) == {n: record_id(made) for n, made in enumerate((row(1)[0], pair, first, second, row(2)[0]), 1)}
     origins = [tuple(found) for found in db.execute("SELECT seq, source, item, part FROM origins ORDER BY origin")]
     rows = [(1, "file", 1, 0), (2, "f", 2, 0), (1, "g", 0, 0), (3, "g", 1, 0), (5, "g", 2, 0), (3, "g", 3, 0)]
     assert origins == [*rows, (3, "f", 2, 1), (4, "f", 2, 2)]
-    assert records.add_rows(db, [records.new_rows(two, 2)], 2) == [(0, 0, [0, 1, 2, 3])]
+    assert records.add_rows(db, [records.new_rows(two)], 2) == [(0, 0, [0, 1, 2, 3])]
+
+
+def test_the_source_of_rows_may_be_told_after_they_were_read(db: Database) -> None:
+    pair, _ = make_pair((Message(role="user", content="Hi"),), "Hello.", "Go away.")
+    made = [(one, Origin("imported", "", 1, part)) for part, one in enumerate((pair, *candidates_of(pair)))]
+    records.add_rows(db, [records.new_rows(made).with_source("digest")], 7)
+    assert [tuple(found) for found in db.execute("SELECT source, part, run FROM origins")] == [("digest", part, 7) for part in range(3)]
 
 
 def test_a_transaction_that_fails_leaves_nothing(db: Database) -> None:
