@@ -206,6 +206,8 @@ class UnitIndex(NamedTuple):
     unit: Array
     own: Array
     """Weight of each number in the suite of the unit."""
+    once: Array
+    """What each number adds to the product with a text that holds it once."""
     suite: Array
     weights: Array
     """(numbers, suites)."""
@@ -256,10 +258,10 @@ def index_units(suites: Sequence[WeightedBags], suite: Array, place: Array) -> U
     for column, bags in enumerate(suites):
         mine = suite == column
         begin[mine], end[mine] = first[column] + bags.at[place[mine]], first[column] + bags.at[place[mine] + 1]
+    unit, own = (np.concatenate(each) for each in zip(*((bags.unit, bags.weights[bags.numbers]) for bags in suites), strict=True))
     return UnitIndex(
         number_of, begin, end, np.concatenate([number_of[bags.numbers] for bags in suites]).astype(np.uint32),
-        np.concatenate([bags.unit for bags in suites]), np.concatenate([bags.weights[bags.numbers] for bags in suites]),
-        suite.astype(np.int64), weights,
+        unit, own, unit * own.astype(np.float32), suite.astype(np.int64), weights,
     )  # fmt: skip
 
 
@@ -453,15 +455,15 @@ class EditedCopies:
         from rapidfuzz.fuzz import partial_ratio
 
         copied, ratio = np.full(len(texts), -1, np.int64), np.zeros(len(texts))
+        likely = (candidates >= 0) & (lexical >= _LEXICAL) & (share >= LEAST_SHARE) & self.is_long[candidates]
+        some = np.array([n for n in np.flatnonzero(likely.any(axis=1)).tolist() if len(texts[n]) >= LONG], np.int64)
         # The two most similar candidates: letter comparison is the slowest step, and a copy is nearly always the first.
-        ranked = np.argsort(-lexical, axis=1, kind="stable")[:, :2]
-        is_long = np.array([len(text) >= LONG for text in texts], np.bool_)
-        likely = (candidates >= 0) & (lexical >= _LEXICAL) & (share >= LEAST_SHARE) & self.is_long[candidates] & is_long[:, None]
+        ranked = np.argsort(-lexical[some], axis=1, kind="stable")[:, :2]
         # By piece, the more similar first.
-        place, rank = np.nonzero(np.take_along_axis(likely, ranked, axis=1))
-        units = candidates[place, ranked[place, rank]]
+        place, rank = np.nonzero(np.take_along_axis(likely[some], ranked, axis=1))
+        units = candidates[some[place], ranked[place, rank]]
         last, own = -1, ""
-        for at, unit, cut in zip(place.tolist(), units.tolist(), self.cut[units].tolist(), strict=True):
+        for at, unit, cut in zip(some[place].tolist(), units.tolist(), self.cut[units].tolist(), strict=True):
             if at != last:
                 last, own = at, normalize(texts[at])
             if not ratio[at] and (alike := partial_ratio(own, self.normal[unit], score_cutoff=cut)):

@@ -277,11 +277,15 @@ def _are_short(answers: Sequence[str], labels: Sequence[str | None]) -> list[boo
 def _copied(
     screen: LeakScreen, answered: Sequence[str], labels: Sequence[str | None] | None, texts: Mapping[str, Sequence[str]]
 ) -> Iterator[dict[str, Any]]:
-    table = screen.score(answered, labels=labels, copies_only=True)
+    matches = screen.match(answered, labels=labels, copies_only=True)
+    # Most rows hold nothing, and need no line.
+    rows = [row for row, one in enumerate(matches.found) if one.is_leak or row in matches.near]
+    near = {place: matches.near[row] for place, row in enumerate(rows) if row in matches.near}
+    table = screen.settle(Matches([matches.found[row] for row in rows], near))
     for line in table.filter(table["is_leak"]).to_pylist():
         # Beside texts that may be trained on the screen names rewordings all the same.
         if line["kind"] != "reworded" and len(words(texts[line["suite"]][line["item"]])) >= LEAST_COPIED:
-            yield line
+            yield {**line, "row": rows[line["row"]]}
 
 
 def _leak(row: Row, line: Mapping[str, Any], texts: Mapping[str, Sequence[str]]) -> Finding:

@@ -497,50 +497,52 @@ def compare_grams(start, stop, rows, index, logs, candidates, is_long, least, co
     """
     codes, padded, raw, places = _room_for_bags(rows, start, stop)
     buckets, counts = np.empty(len(raw), np.int32), np.empty(len(raw), np.int32)
-    held, hits, norms = _room_for_units(index)
+    room = _room_for_units(index, candidates.shape[1])
     for i in range(start, stop):
         n = _bag(rows, i, codes, padded, raw, places, buckets, counts)
         for place in range(n):
             buckets[place] = index.number_of[buckets[place]]
-        _compare(buckets, counts, n, index, logs, candidates[i], is_long, least, held, hits, norms, cosine[i], share[i])
+        _compare(buckets, counts, n, index, logs, candidates[i], is_long, least, room, cosine[i], share[i])
 
 
 @njit(nogil=True, cache=True)
 def compare_bags(start, stop, bags, index, logs, candidates, is_long, least, cosine, share):
     """Compare bags with their candidates, as `compare_grams` does; `bags` is `features.Bags`."""
-    held, hits, norms = _room_for_units(index)
+    room = _room_for_units(index, candidates.shape[1])
     numbers = np.empty(longest_in(np.diff(bags.at), start, stop) + 1, np.int32)
     for i in range(start, stop):
         begin, end = bags.at[i], bags.at[i + 1]
         for place in range(begin, end):
             numbers[place - begin] = index.number_of[bags.numbers[place]]
-        _compare(
-            numbers, bags.counts[begin:end], end - begin, index, logs, candidates[i], is_long, least, held, hits, norms, cosine[i], share[i]
-        )
+        _compare(numbers, bags.counts[begin:end], end - begin, index, logs, candidates[i], is_long, least, room, cosine[i], share[i])
 
 
 @njit(nogil=True, cache=True)
-def _room_for_units(index):
-    """Return scratch for `_compare`."""
+def _room_for_units(index, k):
+    """Return scratch for `_compare` with k candidates."""
     longest = 0
     for unit in range(len(index.begin)):
         longest = max(longest, index.end[unit] - index.begin[unit])
-    return np.zeros(len(index.weights), np.int32), np.empty(longest + 1, np.int64), np.zeros(index.weights.shape[1], np.float64)
+    held, norms = np.zeros(len(index.weights), np.int32), np.zeros(index.weights.shape[1], np.float64)
+    return held, np.empty((k, longest + 1), np.int32), np.empty(k, np.int64), norms
 
 
 @njit(nogil=True, cache=True)
-def _compare(numbers, counts, n, index, logs, candidates, is_long, least, held, hits, norms, cosine, share):
+def _compare(numbers, counts, n, index, logs, candidates, is_long, least, room, cosine, share):
     """Compare one bag with its candidates; arguments as for `compare_grams`, and the bag and scratch."""
+    held, hits, both, norms = room
     for place in range(n):
         held[numbers[place]] = counts[place]
     # No unit holds the number of what is in no unit.
     held[0] = 0
+    both[:] = -1
     is_wanted = len(is_long) == 0
     if not is_wanted:
         for k in range(len(candidates)):
             unit = candidates[k]
             if unit >= 0 and is_long[unit]:
-                share[k] = _in_common(unit, index, held, hits) / max(1, min(n, index.end[unit] - index.begin[unit]))
+                both[k] = _in_common(unit, index, held, hits[k])
+                share[k] = both[k] / max(1, min(n, index.end[unit] - index.begin[unit]))
                 is_wanted |= np.float64(share[k]) >= least
     if is_wanted and n:
         norms[:] = -1.0
@@ -554,13 +556,18 @@ def _compare(numbers, counts, n, index, logs, candidates, is_long, least, held, 
                 for place in range(n):
                     value = logs[counts[place]] * index.weights[numbers[place], suite]
                     norms[suite] += value * value
-            both, dot = _in_common(unit, index, held, hits), np.float64(0.0)
-            for hit in range(both):
-                place = hits[hit]
-                value = np.float32(logs[held[index.numbers[place]]] * index.own[place])
-                dot += index.unit[place] * value
+            own, dot = hits[k], np.float64(0.0)
+            if both[k] < 0:
+                both[k] = _in_common(unit, index, held, own)
+            for hit in range(both[k]):
+                place = own[hit]
+                times = held[index.numbers[place]]
+                if times == 1:
+                    dot += index.once[place]
+                else:
+                    dot += index.unit[place] * np.float32(logs[times] * index.own[place])
             cosine[k] = dot / np.sqrt(norms[suite])
-            share[k] = both / max(1, min(n, index.end[unit] - index.begin[unit]))
+            share[k] = both[k] / max(1, min(n, index.end[unit] - index.begin[unit]))
     # Clear only what this text set: the scratch is as long as the vocabulary.
     for place in range(n):
         held[numbers[place]] = 0
