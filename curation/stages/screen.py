@@ -29,7 +29,7 @@ from curation.views.privacy import search_and_mask
 from curation.views.protected import load_protected
 from curation.views.runs import OperatingDetail, ScreenDetail, is_simulated, point_in_words
 from curation.views.screen_cache import screen_model
-from curation.views.screening import Leaks, check_findings, conflict_findings, label_findings, leak_findings
+from curation.views.screening import Leaks, ProtectedIndex, check_findings, conflict_findings, label_findings, leak_findings
 from curation.views.staleness import screen_inputs
 from curation.views.state import ProjectState
 from curation.workspace import Progress, StageResult, Workspace, labels_of, open_workspace
@@ -49,7 +49,8 @@ def screen(folder: Path, *, progress: Progress | None = None) -> StageResult:
         # Before the run, so that the masked rows are among the rows that it has read.
         state = ProjectState(workspace)
         total = sum(map(len, state.rows.values()))
-        personal = search_and_mask(state, notify=progress and partial(_report_pii, progress, total))
+        index = ProtectedIndex(workspace, protected)
+        personal = search_and_mask(state, notify=progress and partial(_report_pii, progress, total), meanwhile=index.build)
         with runs.record_run(workspace.db, "screen", digest) as run:
             if any(found.kind == FindingKind.PII_MASKED for found in personal.findings):
                 state = ProjectState(workspace)
@@ -59,7 +60,7 @@ def screen(folder: Path, *, progress: Progress | None = None) -> StageResult:
             run.rows_in = len(rows)
             report = partial(_report_progress, progress, len(rows)) if progress else None
             label_notes = list[str]()
-            leaks = leak_findings(workspace, rows, protected, run=run.number, notify=report)
+            leaks = leak_findings(workspace, rows, protected, run=run.number, notify=report, index=index)
             findings = [*leaks.findings, *check_findings(workspace, rows), *personal.findings]
             notes = [] if settings.judge or not leaks.doubts else [_note_doubts(len(leaks.doubts))]
             if settings.judge:

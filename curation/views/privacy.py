@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from importlib.metadata import version
@@ -57,7 +57,12 @@ def pii_search(project: Project) -> PiiSearch:
 
 
 def pii_findings(
-    workspace: Workspace, rows: Sequence[Row], *, keep: bool = False, notify: Callable[[int], None] | None = None
+    workspace: Workspace,
+    rows: Sequence[Row],
+    *,
+    keep: bool = False,
+    notify: Callable[[int], None] | None = None,
+    meanwhile: Callable[[], None] | None = None,
 ) -> list[Finding]:
     """Find PII and secrets in every text of the rows. A finding drops its row unless `screen.pii` only flags.
 
@@ -69,6 +74,7 @@ def pii_findings(
         rows: to search.
         keep: store which of these rows, and no others, hold nothing.
         notify: called with the number of finished rows.
+        meanwhile: called once while other processes search; not called where there are none.
     """
     rows, settings, search, found = Rows.of(rows), workspace.project.screen.pii, pii_search(workspace.project), list[Finding]()
     if settings.action == "off":
@@ -82,7 +88,8 @@ def pii_findings(
     batches = [unknown[start : start + every] for start in range(0, len(unknown), every)]
     # A forked process sees the rows, so that it needs only their places.
     work = partial(_search, rows, search=search)
-    searched = in_processes(work, batches, processes=processes, what="curate screen")
+    parts = batches if processes == 1 or meanwhile is None else _handed_out(batches, 2 * processes, meanwhile)
+    searched = in_processes(work, parts, processes=processes, what="curate screen")
     for batch, evidence in zip(batches, searched, strict=True):
         for place, words in evidence.items():
             at = batch.item(place)
@@ -93,6 +100,13 @@ def pii_findings(
     if keep and not is_known.all():
         facts.replace_searched(workspace.db, digest, rows.hashes[~has_pii].tobytes())
     return found
+
+
+def _handed_out(batches: Sequence[Numbers], first: int, then: Callable[[], None]) -> Iterator[Numbers]:
+    """Yield the batches, and call a function once the first of them, or all, have been taken."""
+    yield from batches[:first]
+    then()
+    yield from batches[first:]
 
 
 def _search(rows: Rows, places: Numbers, *, search: PiiSearch) -> dict[int, str]:
@@ -136,10 +150,17 @@ def _code_digest() -> str:
     return hashed.hexdigest()
 
 
-def search_and_mask(state: ProjectState, *, notify: Callable[[int], None] | None = None) -> PiiFindings:
+def search_and_mask(
+    state: ProjectState, *, notify: Callable[[int], None] | None = None, meanwhile: Callable[[], None] | None = None
+) -> PiiFindings:
     """Find PII in all rows of the project and, under `mask`, add the masked rows.
 
     Rows that an edit or a data lead has replaced are not masked. A row that cannot be masked is dropped.
+
+    Args:
+        state: of the project.
+        notify: as for `pii_findings`.
+        meanwhile: as for `pii_findings`.
     """
     workspace = state.workspace
     if workspace.project.screen.pii.action == "off":
@@ -147,7 +168,7 @@ def search_and_mask(state: ProjectState, *, notify: Callable[[int], None] | None
     given_up = facts.replaced_seqs(workspace.db)
     rows = Rows.joined(*state.rows.values())
     rows = rows.where(~rows.isin(given_up))
-    found = pii_findings(workspace, rows, keep=True, notify=notify)
+    found = pii_findings(workspace, rows, keep=True, notify=notify, meanwhile=meanwhile)
     words = f"PII or secrets in {len(found):,} of {len(rows):,} rows"
     if workspace.project.screen.pii.action != "mask" or not found:
         return PiiFindings(found, f"{words}." if found else "")

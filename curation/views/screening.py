@@ -29,6 +29,7 @@ from curation.leakage.ngrams import word_counts, words
 from curation.leakage.paraphrase import MARGINS, ParaphraseMatch
 from curation.leakage.reference import ItemMatch
 from curation.records import read_texts
+from curation.store import facts
 from curation.store.facts import Finding
 from curation.store.processes import count_processes, in_processes
 from curation.store.records import Row
@@ -81,6 +82,7 @@ def leak_findings(
     *,
     run: int | None = None,
     notify: Callable[[int], None] | None = None,
+    index: ProtectedIndex | None = None,
 ) -> Leaks:
     """Find rows too close to a protected item, in prompts and in answers, each with its evidence.
 
@@ -94,6 +96,7 @@ def leak_findings(
         run: the screen's run, under which cleared rows are cached; rows just below the cut are then screened again. None for the
             last gate before a snapshot, which accepts them as cleared.
         notify: callback that receives the number of finished rows.
+        index: of the protected sets, if it was built already.
     """
     if not rows or not protected:
         return Leaks([], {}, (), "")
@@ -106,7 +109,7 @@ def leak_findings(
     unseen = np.flatnonzero(~find_seen(workspace, digest, keys, with_doubts=run is None))
     found, doubts, points = list[Finding](), dict[int, Doubt](), tuple[OperatingPoint, ...]()
     if len(unseen):
-        score = _scorer(workspace, protected, allowed, has_labels=has_labels)
+        score = index.built if index and index.built else _scorer(workspace, protected, allowed, has_labels=has_labels)
         last = ScreenDetail.latest(workspace.db, "screen")
         if last and last.operating_point and last.operating_point.digest == digest.hex():
             score.prompts.resume(tuple(last.operating_point.points.values()))
@@ -128,6 +131,23 @@ def leak_findings(
         clear = ~rows.isin({finding.seq for finding in found})
         add_seen(workspace, digest, keys[clear], doubtful=rows.isin(doubts)[clear], run=run)
     return Leaks(found, doubts, points, digest.hex())
+
+
+@dataclass
+class ProtectedIndex:
+    """The protected sets as `leak_findings` compares rows with them, built while other processes work."""
+
+    workspace: Workspace
+    protected: Sequence[ProtectedItems]
+    built: _Scorer | None = None
+
+    def build(self) -> None:
+        """Build the index where it is sure to be wanted and needs no rows: nothing is embedded, no set has labels, no row is cleared."""
+        if not self.protected or any(items.suite.label for items in self.protected) or _encoder(self.workspace) is not None:
+            return
+        allowed = allowed_texts(self.workspace)
+        if not facts.latest_screened(self.workspace.db, screening_digest(self.workspace, self.protected, allowed, has_labels=False)):
+            self.built = _scorer(self.workspace, self.protected, allowed, has_labels=False)
 
 
 def _compare(score: _Scorer, rows: Rows, labels: Sequence[str | None], places: Numbers) -> _Compared:

@@ -18,8 +18,10 @@ from curation import api as stages
 from curation.cli import app
 from curation.records import dump_record, make_instruction
 from curation.report.notices import find_notices
+from curation.store import facts
 from curation.store.database import open_store
 from curation.store.rows import list_rows
+from curation.views import screening
 from curation.views.protected import load_protected
 from curation.views.report import report_data
 from curation.views.screen_cache import are_among, keys_of
@@ -117,6 +119,21 @@ def test_another_setting_or_item_makes_the_gate_look_again(project: Path, file: 
     path.write_text(path.read_text().replace(old, new))
     with open_workspace(project) as workspace:
         assert gate(workspace) == (set(), True)
+
+
+def test_the_protected_sets_are_indexed_while_other_processes_search_if_no_row_was_cleared_before(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done, index, store = list[str](), screening._scorer, facts.replace_searched
+    monkeypatch.setattr("curation.views.privacy.count_processes", lambda rows: 2)
+    monkeypatch.setattr(screening, "_scorer", lambda *given, **named: (done.append("indexed"), index(*given, **named))[1])
+    monkeypatch.setattr(facts, "replace_searched", lambda *given: (done.append("searched"), store(*given))[1])
+    bring_in(project, ["Who wrote Middlemarch?"])
+    assert stages.screen(project).counts["findings"] == {"leak_exact": 1}
+    assert done == ["indexed", "searched"]
+    bring_in(project, ["Name the seven hills of Rome, please."])
+    assert stages.screen(project).counts["findings"] == {"leak_exact": 1, "leak_contained": 1}
+    assert done == ["indexed", "searched", "searched", "indexed"]
 
 
 def test_new_rows_are_screened_and_a_leak_is_found_again_in_every_run(project: Path) -> None:
