@@ -38,7 +38,7 @@ from curation.workspace import Workspace
 _SHOWN = 5
 _READ = 20_000
 """Rows that are looked at for cues at a time."""
-_EVERY = 100_000
+_EVERY = 250_000
 """Rows searched at a time, or fewer so that each process has some: an expression of RE2 is compiled for each batch, which takes .1 s for
 all of them."""
 
