@@ -19,7 +19,7 @@ from itertools import accumulate, combinations, pairwise
 
 import numpy as np
 
-from curation.dedup.arrow_text import Array, Texts
+from curation.dedup.arrow_text import Array, Rows, Texts
 from curation.dedup.near import Sketched, roots_of, sketch
 from curation.dedup.near_pairs import find_clusters, pairs_apart
 
@@ -108,7 +108,7 @@ def merge_groups(*groupings: Sequence[str | None]) -> list[str | None]:
     return ["{}:{}".format(*root(own[0])) if own else None for own in keys]
 
 
-def sketch_prompts(prompts: Texts, threshold: float | None) -> Sketched:
+def sketch_prompts(prompts: Texts | Rows, threshold: float | None) -> Sketched:
     """Sketch prompts for `part_rows` and `find_across`; without a threshold only equal ones are found."""
     return sketch(prompts, threshold=1.0 if threshold is None else threshold, shingle=SHINGLE)
 

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-import pyarrow as pa
 
 from argilla_setup.shown import mask_secrets
 from curation.config.project import ids_digest, is_open, settings_digest
@@ -64,7 +63,7 @@ from curation.views.protected import ProtectedItems, load_protected
 from curation.views.quality import Acceptance
 from curation.views.report import report_data
 from curation.views.review_sample import Sample
-from curation.views.row_columns import RowColumns, prompts_of, read_columns
+from curation.views.row_columns import find_compared, snapshot_rows
 from curation.views.screening import conflict_findings, leak_findings, row_findings
 from curation.views.staleness import find_stale
 from curation.views.state import ProjectState
@@ -146,12 +145,11 @@ def snapshot(folder: Path, kind: Kind, *, name: str | None = None, progress: Pro
         with runs.record_run(workspace.db, "snapshot", ids_digest(kind, rows.hex_ids)) as run:
             run.rows_in = len(rows)
             report("last gate")
-            columns = read_columns(kind, rows)
-            stopped, sketched = _last_gate(state, rows, protected, columns)
+            stopped, sketched = _last_gate(state, rows, protected)
             past_cap = rows_past_cap(state, kind, rows.where(~rows.isin(stopped)))
             stopped |= dict.fromkeys(past_cap, "over_cap")
             report("splits")
-            splits, separation, new = _assign_splits(state, rows.where(~rows.isin(stopped)), rows, columns, sketched)
+            splits, separation, new = _assign_splits(state, rows.where(~rows.isin(stopped)), rows, sketched)
             del sketched  # half a gigabyte of a million rows
             _check_filled(splits, separation)
             described = start(leaving_to_describe(workspace, kind, Rows.joined(*splits.values())).describe)
@@ -161,11 +159,7 @@ def snapshot(folder: Path, kind: Kind, *, name: str | None = None, progress: Pro
             if accepted is not None:
                 released = replace(released, certificate=_certify(released, accepted, about))
             report("digest")
-            tables = {
-                split: columns.snapshot_rows(rows.places_of(part.seqs)[np.argsort(np.frombuffer(part.ids, "S32"))])
-                for split, part in splits.items()
-            }
-            del columns, rows  # of a million rows half a gigabyte
+            tables = {split: snapshot_rows(kind, part.take(np.argsort(np.frombuffer(part.ids, "S32")))) for split, part in splits.items()}
             checked = check_splits(tables, kind, each=partial(_each, partial(facts.add_splits, workspace.db, new, run.number)))
             del tables
             report("files")
@@ -280,9 +274,7 @@ def _nothing_approved(state: ProjectState, kind: Kind) -> SnapshotError:
     return SnapshotError(f"a snapshot of {kind} rows", fact, command("curate", verb, state.workspace.folder))
 
 
-def _last_gate(
-    state: ProjectState, rows: Rows, protected: Sequence[ProtectedItems], columns: RowColumns
-) -> tuple[dict[int, str], Sketched | None]:
+def _last_gate(state: ProjectState, rows: Rows, protected: Sequence[ProtectedItems]) -> tuple[dict[int, str], Sketched | None]:
     """Return the reason for each row that must not leave, by seq, and the sketch of all rows if the splits compare them in the same way.
 
     A row that a person force-kept always passes.
@@ -291,7 +283,6 @@ def _last_gate(
         state: of the project.
         rows: the rows that may leave.
         protected: the protected sets.
-        columns: of the rows.
     """
     workspace, kept = state.workspace, state.kept
     stopped = {
@@ -303,7 +294,7 @@ def _last_gate(
     settings, labels = workspace.project.dedup, labels_of(workspace, rows)
     is_labelled = any(labels)
     sketched = sketch(
-        columns.for_dedup(settings.text), threshold=settings.near, shingle=settings.shingle, labels=labels if is_labelled else None
+        find_compared(rows, settings.text), threshold=settings.near, shingle=settings.shingle, labels=labels if is_labelled else None
     )
     table = find_drops(sketched, edits=EDITS if is_labelled else None)  # of equal and of near texts
     stopped |= {rows[n].seq: "duplicate" for n in table["row"].to_pylist() if rows[n].seq not in kept}
@@ -314,7 +305,7 @@ def _last_gate(
 
 
 def _assign_splits(
-    state: ProjectState, kept: Rows, passed: Rows, columns: RowColumns, sketched: Sketched | None
+    state: ProjectState, kept: Rows, passed: Rows, sketched: Sketched | None
 ) -> tuple[dict[str, Rows], Separation, Iterable[tuple[int, str | None, str]]]:
     """Return the rows by split, the measured separation, and the (seq, split, cluster) of rows whose split is new.
 
@@ -323,20 +314,17 @@ def _assign_splits(
     Args:
         state: of the project.
         kept: the rows that leave.
-        passed: the rows of the columns.
-        columns: of rows, the kept ones among them.
-        sketched: the prompts of the columns, sketched as the splits need them; None: they are sketched here.
+        passed: the rows that were sketched.
+        sketched: their prompts, sketched as the splits need them; None: they are sketched here.
     """
     workspace, frozen, everyone = state.workspace, state.splits, kept
     if frozen:
         everyone = Rows.joined(*(rows.where(rows.isin(frozen) | np.isin(rows.seqs, kept.seqs)) for rows in state.rows.values()))
-    settings, prompts = workspace.project.splits, prompts_of(everyone, passed, columns)
-    vectors, why = _vectors_for_splits(workspace, prompts)
+    settings, (vectors, why) = workspace.project.splits, _vectors_for_splits(workspace, everyone)
     if sketched is not None and np.isin(everyone.seqs, passed.seqs).all():
         sketched = sketched.among(passed.places_of(everyone.seqs))
     else:  # rows of the other kind, or frozen rows that are no longer approved, are compared too
-        sketched = sketch_prompts(prompts, settings.near)
-    del prompts
+        sketched = sketch_prompts(find_compared(everyone, "prompt"), settings.near)
     parted = part_rows(
         sketched,
         np.frombuffer(everyone.ids.hex().encode(), "S64"),
@@ -377,14 +365,14 @@ def _assigned(rows: Rows, parted: Parted, places: Numbers) -> Iterator[tuple[int
     return itertools.chain.from_iterable(zip(rows.seqs[some].tolist(), *parted.assigned_of(some), strict=True) for some in parts)
 
 
-def _vectors_for_splits(workspace: Workspace, prompts: pa.ChunkedArray) -> tuple[Any, str]:
+def _vectors_for_splits(workspace: Workspace, rows: Rows) -> tuple[Any, str]:
     """Return the vectors of the prompts, or None and the reason why they are not compared by meaning."""
     if workspace.project.splits.semantic is None:
         return None, "splits.semantic is off"
     if workspace.project.dedup.semantic is None:
         return None, "the project embeds nothing (dedup.semantic is off)"
     try:
-        return vectors_of(workspace, prompts.to_pylist()), ""
+        return vectors_of(workspace, [row.prompt for row in rows]), ""
     except ModelUnavailable as error:
         return None, f"{error.what} {error.fact}"
 

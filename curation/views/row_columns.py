@@ -1,13 +1,12 @@
-"""The texts of rows as Arrow columns: each stored body is parsed once, for the gates, the splits, the sketches and the snapshot's files."""
+"""The texts of many rows: for the loops that compare them, where they are stored, and as the columns of a snapshot."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -19,94 +18,29 @@ from curation.dedup.arrow_text import read_rows, thread_count
 from curation.dedup.stored_text import find_prompts
 from curation.records import Kind
 from curation.snapshot.write import schema_of
-from curation.store.rows import Numbers, Rows
+from curation.store.rows import Rows
 from curation.store.spill import Tables, memory_limit
 from curation.workspace import compared_texts
 
 _PART, _BYTES = 50_000, 64_000_000
 """Rows, and bytes of their bodies, that are parsed at a time."""
 _TURN = pa.struct([("role", pa.string()), ("content", pa.string())])
+_ANSWERS: Mapping[Kind, str] = {"instruction": "completion", "preference": "completions"}
+"""Field of a body that holds the response, or both of a pair."""
 
 
-@dataclass(frozen=True)
-class RowColumns:
-    """Rows of one kind, in the order in which they were read."""
-
-    kind: Kind
-    table: pa.Table
-    """id, label, better; prompt, first and second (lists of messages; second of pairs alone); asked (the prompt as text, unless every
-    prompt is one turn, whose text it is)."""
-    folder: Path | None = None
-    """Of the workbench, for tables that are too large for memory."""
-
-    @property
-    def prompts(self) -> pa.ChunkedArray:
-        """The prompt of each row as `prompt_text` returns it."""
-        return self.table["asked"] if "asked" in self.table.column_names else _content_of(self.table["prompt"])
-
-    @property
-    def completions(self) -> pa.ChunkedArray:
-        """The response of each row as `completion_text` returns it."""
-        first = _content_of(self.table["first"])
-        return first if self.kind == "instruction" else _joined(first, _content_of(self.table["second"]))
-
-    def for_dedup(self, choice: str) -> pa.ChunkedArray:
-        """Return the text of each row that dedup compares: "prompt", "completion" or "both" (`dedup.text`)."""
-        if choice == "both":
-            return _joined(self.prompts, self.completions)
-        return self.prompts if choice == "prompt" else self.completions
-
-    def snapshot_rows(self, places: Numbers) -> pa.Table:
-        """Return the rows at some places in the columns of a snapshot. Nothing is checked: writing does."""
-        parts, schema = Tables(self.folder if self.table.nbytes > memory_limit() else None), schema_of(self.kind)
-        ranges = (places[start : start + _PART] for start in range(0, max(len(places), 1), _PART))
-        with ThreadPoolExecutor(thread_count()) as pool:  # Arrow copies without Python's lock
-            while batch := list(itertools.islice(ranges, thread_count())):
-                for part in pool.map(partial(taken, self.table), batch):
-                    parts.add(part)
-        some = parts.all()
-        if self.kind == "instruction":
-            return pa.table([some["prompt"], some["first"], some["id"], some["label"]], schema=schema)
-        assert not some["better"].null_count
-        is_first = pc.equal(some["better"], 0)
-        chosen, rejected = (pc.if_else(is_first, some[a], some[b]) for a, b in (("first", "second"), ("second", "first")))
-        return pa.table([some["prompt"], chosen, rejected, some["id"]], schema=schema)
-
-
-def read_columns(kind: Kind, rows: Rows) -> RowColumns:
-    """Parse the bodies of rows of one kind, on all cores."""
-    parts, is_plain, waiting = Tables(rows.folder if int(rows.sizes().sum()) > memory_limit() else None), True, _in_parts(rows)
+def snapshot_rows(kind: Kind, rows: Rows) -> pa.Table:
+    """Return rows of one kind in the columns of a snapshot, parsed on all cores. Nothing is checked: writing does."""
+    parts, waiting = Tables(rows.folder if int(rows.sizes().sum()) > memory_limit() else None), _in_parts(rows)
     with ThreadPoolExecutor(thread_count()) as pool:  # Arrow parses without Python's lock
         while some := list(itertools.islice(waiting, thread_count())):
-            for part in pool.map(partial(_read_part, kind), some):
-                is_plain = is_plain and part["asked"].equals(_content_of(part["prompt"]))
+            for part in pool.map(partial(_snapshot_part, kind), some):
                 parts.add(part)
-    table = parts.all()
-    return RowColumns(kind, table.drop_columns("asked") if is_plain else table, rows.folder)  # the bytes are not kept twice
-
-
-def taken(table: pa.Table, places: Numbers) -> pa.Table:
-    """Return the rows of a table at some places. Arrow would copy all chunks into one for it."""
-    chunks = table.to_batches()
-    starts = np.cumsum([0, *(chunk.num_rows for chunk in chunks)])
-    of = np.searchsorted(starts, places, side="right") - 1
-    order = np.argsort(of, kind="stable")
-    bounds = np.searchsorted(of[order], np.arange(len(chunks) + 1))
-    parts = [
-        chunk.take(pa.array(places[order[start:stop]] - first))
-        for chunk, first, start, stop in zip(chunks, starts[:-1].tolist(), bounds[:-1].tolist(), bounds[1:].tolist(), strict=True)
-        if stop > start
-    ]
-    found = pa.Table.from_batches(parts, table.schema).combine_chunks()
-    if len(parts) < 2 or (order[1:] > order[:-1]).all():
-        return found
-    back = np.empty(len(order), np.int64)
-    back[order] = np.arange(len(order))
-    return found.take(pa.array(back))
+    return parts.all()
 
 
 def read_compared(rows: Rows, choice: str) -> pa.ChunkedArray:
-    """Return the text of each row that dedup compares (`dedup.text`); of prompts nothing else of a body is parsed."""
+    """Return the text of each row that dedup compares (`dedup.text`): "prompt", "completion" or "both"."""
     parts = (rows[start : start + _PART] for start in range(0, len(rows), _PART))
     with ThreadPoolExecutor(thread_count()) as pool:
         return pa.chunked_array(list(pool.map(partial(_compared_of, choice), parts)), pa.large_string())
@@ -126,14 +60,24 @@ def find_compared(rows: Rows, choice: str) -> Texts:
 
 
 def _compared_of(choice: str, rows: Rows) -> pa.Array:
-    if choice == "prompt":
-        bodies = b"\n".join(rows.bodies())
-        parsing = pj.ParseOptions(explicit_schema=pa.schema([("prompt", pa.list_(_TURN))]), unexpected_field_behavior="ignore")
-        reading = pj.ReadOptions(use_threads=False, block_size=len(bodies) + 1)
-        prompt = pj.read_json(pa.BufferReader(bodies), read_options=reading, parse_options=parsing)["prompt"].combine_chunks()
-        if pc.all(pc.equal(pc.list_value_length(prompt), 1)).as_py():
-            return pc.list_flatten(prompt).field("content").cast(pa.large_string())
-    return pa.array(compared_texts(choice, (row.texts for row in rows)), pa.large_string())
+    kind = rows[0].kind
+    wanted = {"prompt": ("prompt",), "completion": (_ANSWERS[kind],), "both": ("prompt", _ANSWERS[kind])}[choice]
+    parsed = [column.combine_chunks() for column in _parsed(rows, wanted).columns]
+    is_plain = not any(column.null_count for column in parsed)  # else there are rows of the other kind
+    if is_plain and choice != "completion":
+        is_plain = pc.all(pc.equal(pc.list_value_length(parsed[0]), 1)).as_py()
+    if not is_plain:
+        return pa.array(compared_texts(choice, (row.texts for row in rows)), pa.large_string())
+    texts = [text for column in parsed for text in _contents_of(column)]
+    return texts[0] if len(texts) == 1 else pc.binary_join_element_wise(*texts, pa.scalar("\n\n", pa.large_string()))
+
+
+def _contents_of(column: pa.Array) -> list[pa.Array]:
+    """Return the text of one message of each row, or of each of the messages that all rows have."""
+    if pa.types.is_struct(column.type):
+        return [column.field("content").cast(pa.large_string())]
+    count = pc.list_value_length(column)[0].as_py()
+    return [pc.list_element(column, place).field("content").cast(pa.large_string()) for place in range(count)]
 
 
 def _in_parts(rows: Rows) -> Iterator[Rows]:
@@ -148,64 +92,27 @@ def _in_parts(rows: Rows) -> Iterator[Rows]:
         yield rows
 
 
-def prompts_of(rows: Rows, held: Rows, columns: RowColumns) -> pa.ChunkedArray:
-    """Return the prompts of rows, of which only those that the columns do not hold are parsed.
-
-    Args:
-        rows: of any kind.
-        held: the rows of the columns, in order of seq.
-        columns: parsed rows.
-    """
-    at = np.minimum(np.searchsorted(held.seqs, rows.seqs), max(len(held) - 1, 0))
-    is_held = held.seqs[at] == rows.seqs if len(held) else np.zeros(len(rows), np.bool_)
-    if is_held.all():
-        return columns.prompts if len(rows) == len(held) else texts_at(columns.prompts, at)
-    others = pa.array([row.prompt for row in rows.where(~is_held)], pa.large_string())
-    places = np.where(is_held, at, len(held) + np.cumsum(~is_held) - 1)
-    return texts_at(pa.chunked_array([*columns.prompts.chunks, others]), places)
-
-
-def texts_at(texts: pa.ChunkedArray, places: Numbers) -> pa.ChunkedArray:
-    """Return the texts at some places, without a copy of the others."""
-    table = pa.table([texts], ["text"])
-    parts = [taken(table, places[start : start + _PART])["text"] for start in range(0, len(places), _PART)]
-    return pa.chunked_array([chunk for part in parts for chunk in part.chunks], texts.type)
-
-
-def _read_part(kind: Kind, rows: Rows) -> pa.Table:
-    columns = {
-        "id": pa.array(rows.hex_ids[:], pa.string()),
-        "label": pa.array(rows.coded("label").to_list(), pa.string()),
-        "better": pa.array(rows.better, pa.int8(), mask=rows.better < 0),
-    }
-    field, of = ("completion", _TURN) if kind == "instruction" else ("completions", pa.list_(_TURN))
-    schema, bodies = pa.schema([("prompt", pa.list_(_TURN)), (field, of)]), b"\n".join(rows.bodies())
-    if len(rows):
-        parsing = pj.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore")
-        reading = pj.ReadOptions(use_threads=False, block_size=len(bodies) + 1)
-        parsed = pj.read_json(pa.BufferReader(bodies), read_options=reading, parse_options=parsing).combine_chunks()
-    else:
-        parsed = schema.empty_table()
-    prompt, answers = (parsed[name].combine_chunks() for name in ("prompt", field))
-    is_plain = pc.all(pc.equal(pc.list_value_length(prompt), 1), min_count=0).as_py()
-    columns["prompt"] = prompt
-    columns["asked"] = (
-        pc.list_flatten(prompt).field("content").cast(pa.large_string())
-        if is_plain
-        else pa.array([row.prompt for row in rows], pa.large_string())
-    )
-    each = pa.array(range(len(rows) + 1), pa.int32())
+def _snapshot_part(kind: Kind, rows: Rows) -> pa.Table:
+    parsed, each = _parsed(rows, ("prompt", _ANSWERS[kind])), pa.array(range(len(rows) + 1), pa.int32())
+    prompt, answers = (column.combine_chunks() for column in parsed.columns)
+    ids, schema = pa.array(rows.hex_ids[:], pa.string()), schema_of(kind)
     if kind == "instruction":
-        columns["first"] = pa.ListArray.from_arrays(each, answers)
-    else:
-        columns["first"], columns["second"] = (pa.ListArray.from_arrays(each, pc.list_element(answers, side)) for side in (0, 1))
-    return pa.table(columns)
+        label = pa.array(rows.coded("label").to_list(), pa.string())
+        return pa.table([prompt, pa.ListArray.from_arrays(each, answers), ids, label], schema=schema)
+    assert (rows.better >= 0).all()
+    is_first = pa.array(rows.better == 0)
+    first, second = (pc.list_element(answers, side) for side in (0, 1))
+    sides = (pc.if_else(is_first, one, other) for one, other in ((first, second), (second, first)))
+    return pa.table([prompt, *(pa.ListArray.from_arrays(each, side) for side in sides), ids], schema=schema)
 
 
-def _content_of(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Return the text of lists of one message each."""
-    return pa.chunked_array([pc.list_flatten(chunk).field("content").cast(pa.large_string()) for chunk in column.chunks], pa.large_string())
-
-
-def _joined(one: pa.ChunkedArray, other: pa.ChunkedArray) -> pa.ChunkedArray:
-    return pc.binary_join_element_wise(one, other, pa.scalar("\n\n", pa.large_string()))
+def _parsed(rows: Rows, fields: Sequence[str]) -> pa.Table:
+    """Return fields of the bodies of rows, null where a body has none."""
+    types = {"prompt": pa.list_(_TURN), "completion": _TURN, "completions": pa.list_(_TURN)}
+    schema = pa.schema([(name, types[name]) for name in fields])
+    if not len(rows):
+        return schema.empty_table()
+    bodies = b"\n".join(rows.bodies())
+    parsing = pj.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore")
+    reading = pj.ReadOptions(use_threads=False, block_size=len(bodies) + 1)
+    return pj.read_json(pa.BufferReader(bodies), read_options=reading, parse_options=parsing).select(list(fields))

@@ -6,11 +6,7 @@ from mmap import mmap
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from curation.dedup.arrow_text import text_of
 from curation.dedup.stored_text import find_prompts
@@ -22,7 +18,8 @@ from curation.store.database import open_store
 from curation.store.records import Origin, Row
 from curation.store.rows import Rows, list_rows
 from curation.store.spill import memory_limit
-from curation.views.row_columns import find_compared, prompts_of, read_columns, read_compared, taken, texts_at
+from curation.views.row_columns import find_compared, read_compared, snapshot_rows
+from curation.workspace import compared_texts
 
 TURNS = (
     Message(role="system", content="Be brief."), Message(role="user", content="Hello"), Message(role="assistant", content="Hi."),
@@ -72,12 +69,20 @@ def test_a_prompt_is_read_in_place_only_if_its_body_has_the_form_of_one_turn() -
 @pytest.mark.parametrize("kind", ["instruction", "preference"])
 def test_texts_are_those_of_the_rows(kind: Kind, turns: bool) -> None:
     rows = rows_of(kind, turns=turns)
-    columns = read_columns(kind, rows)
-    assert columns.for_dedup("prompt").to_pylist() == [row.prompt for row in rows]
-    assert columns.for_dedup("completion").to_pylist() == [row.completion for row in rows]
-    assert columns.for_dedup("both").to_pylist() == [f"{row.prompt}\n\n{row.completion}" for row in rows]
-    for choice in ("prompt", "completion", "both"):
-        assert read_compared(rows, choice).to_pylist() == columns.for_dedup(choice).to_pylist() == compared_in_place(rows, choice)
+    texts = {
+        "prompt": [row.prompt for row in rows], "completion": [row.completion for row in rows],
+        "both": [f"{row.prompt}\n\n{row.completion}" for row in rows],
+    }  # fmt: skip
+    for choice, wanted in texts.items():
+        assert read_compared(rows, choice).to_pylist() == wanted == compared_in_place(rows, choice)
+
+
+@pytest.mark.parametrize("choice", ["prompt", "completion", "both"])
+def test_rows_of_both_kinds_may_be_read_together(choice: str) -> None:
+    rows = Rows.of([*rows_of("instruction", turns=False), *rows_of("preference", turns=True), *rows_of("instruction", turns=True)])
+    wanted = compared_texts(choice, (row.texts for row in rows))
+    assert read_compared(rows, choice).to_pylist() == wanted == compared_in_place(rows, choice)
+    assert compared_in_place(rows[3:], choice) == wanted[3:]
 
 
 ODD = [
@@ -104,23 +109,22 @@ def test_any_text_is_read_as_it_is_in_parts_of_any_size(kind: Kind, monkeypatch:
     if kind == "preference":
         records = [make_pair((Message(role="user", content=text),), text, f"{text}{n}")[0] for n, text in enumerate(ODD)]
     rows = Rows.of(row_of(seq, record, 0) for seq, record in enumerate(records, 1))
-    columns = read_columns(kind, rows)
-    assert columns.for_dedup("both").to_pylist() == ["\n\n".join(row.texts) for row in rows]
-    places = np.arange(len(rows))[::-3]
-    assert columns.snapshot_rows(places)["id"].to_pylist() == [rows[place].id for place in places.tolist()]
-    assert columns.snapshot_rows(places[:0]).num_rows == 0
-    assert read_compared(rows, "prompt").to_pylist() == [row.prompt for row in rows] == compared_in_place(rows, "prompt")
-    order = pc.sort_indices(columns.table["id"]).to_numpy()
-    check_rows({"train": columns.snapshot_rows(order)}, kind)
+    for choice in ("prompt", "completion", "both"):
+        wanted = compared_texts(choice, (row.texts for row in rows))
+        assert read_compared(rows, choice).to_pylist() == wanted == compared_in_place(rows, choice)
+    some = rows.take(np.arange(len(rows))[::-3])
+    assert snapshot_rows(kind, some)["id"].to_pylist() == [row.id for row in some]
+    assert snapshot_rows(kind, rows[:0]).num_rows == 0
+    ordered = rows.take(np.argsort(np.frombuffer(rows.ids, "S32")))
+    check_rows({"train": snapshot_rows(kind, ordered)}, kind)
 
 
 @pytest.mark.parametrize("kind", ["instruction", "preference"])
 def test_rows_of_a_snapshot_have_every_turn_and_the_better_response_first(kind: Kind) -> None:
-    rows = rows_of(kind, turns=True)
-    places = [3, 0, 1]
-    found = read_columns(kind, rows).snapshot_rows(np.array(places))
+    rows = rows_of(kind, turns=True).take(np.array([3, 0, 1]))
+    found = snapshot_rows(kind, rows)
     assert found.schema == schema_of(kind)
-    for line, row in zip(found.to_pylist(), [rows[place] for place in places], strict=True):
+    for line, row in zip(found.to_pylist(), rows, strict=True):
         assert line["id"] == row.id and line["prompt"] == [turn.model_dump() for turn in row.record.prompt]
         if kind == "instruction":
             assert (line["completion"], line["label"]) == ([{"role": "assistant", "content": "yes"}], row.label)
@@ -128,23 +132,6 @@ def test_rows_of_a_snapshot_have_every_turn_and_the_better_response_first(kind: 
             assert row.better is not None
             sides = [line[side][0]["content"] for side in ("chosen", "rejected")]
             assert sides == [row.answers[row.better], row.answers[1 - row.better]]
-
-
-def test_rows_outside_of_the_columns_are_parsed() -> None:
-    rows, other = rows_of("instruction", turns=False), row_of(9, make_instruction("another", "yes"))
-    columns = read_columns("instruction", rows)
-    assert prompts_of(Rows.of([rows[2], other, rows[0]]), rows, columns).to_pylist() == [rows[2].prompt, "another", rows[0].prompt]
-    assert prompts_of(rows[1:], rows, columns).to_pylist() == [row.prompt for row in rows[1:]]
-    assert prompts_of(Rows.of([]), Rows.of([]), read_columns("instruction", Rows.of([]))).to_pylist() == []
-
-
-@given(st.lists(st.lists(st.integers(0, 9), max_size=4), min_size=1, max_size=4), st.data())
-def test_rows_are_taken_from_chunks_as_from_one(chunks: list[list[int]], data: st.DataObject) -> None:
-    whole = [value for chunk in chunks for value in chunk]
-    places = data.draw(st.lists(st.integers(0, len(whole) - 1))) if whole else []
-    table = pa.table([pa.chunked_array([pa.array(map(str, chunk), pa.large_string()) for chunk in chunks])], ["text"])
-    assert taken(table, np.array(places, np.int64))["text"].to_pylist() == [str(whole[place]) for place in places]
-    assert texts_at(table["text"], np.array(places, np.int64)).to_pylist() == [str(whole[place]) for place in places]
 
 
 def test_rows_too_large_for_memory_are_in_files_without_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,15 +144,12 @@ def test_rows_too_large_for_memory_are_in_files_without_a_name(tmp_path: Path, m
         monkeypatch.setattr("curation.views.row_columns._PART", 5)
         large = list_rows(db, "instruction")
     before = set(tmp_path.iterdir())
-    columns = read_columns("instruction", large)
+    found = snapshot_rows("instruction", large)
     assert set(tmp_path.iterdir()) == before
     assert isinstance(large._columns.bodies, mmap) and isinstance(rows._columns.bodies, bytearray)
     assert large == rows and large[3:9].bodies() == rows.bodies(3, 9) and Rows.joined(large, rows[:2]) == [*rows, *rows[:2]]
-    assert columns.table.equals(read_columns("instruction", Rows.of(rows)).table)
-    assert columns.for_dedup("both").to_pylist() == ["\n\n".join(row.texts) for row in rows]
-    places = np.arange(len(rows))[::-3]
-    assert columns.snapshot_rows(places)["id"].to_pylist() == [rows[place].id for place in places.tolist()]
-    assert columns.snapshot_rows(places[:0]).num_rows == 0
+    assert found.equals(snapshot_rows("instruction", Rows.of(rows)))
+    assert read_compared(large, "both").to_pylist() == ["\n\n".join(row.texts) for row in rows]
 
 
 @pytest.mark.parametrize("given", ["-1", "1.5", "much"])
