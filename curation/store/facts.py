@@ -21,6 +21,7 @@ from curation.store.records import CLEAR, RELABELLED, sources_by_seq, store_fail
 
 if TYPE_CHECKING:
     from curation.store.overrides import Overrides
+    from curation.store.rows import Shared
 
 
 @dataclass(frozen=True)
@@ -413,10 +414,17 @@ def latest_override(db: sqlite3.Connection) -> str:
     return str(db.execute("SELECT coalesce(substr(max(at), 1, 19) || '+00:00', '') AS at FROM overrides").fetchone()["at"])
 
 
-def kept_seqs(overrides: Overrides) -> set[int]:
-    """Return the records that a data lead keeps: the record itself, or the edited version that was chosen in its place."""
+def kept_seqs(overrides: Overrides) -> Shared[bool]:
+    """Return True for the records that a data lead keeps: the record itself, or the edited version that was chosen in its place."""
+    import numpy as np
+
+    from curation.store.rows import Shared
+
     kept = overrides.where(lambda one: one.action == "keep" and one.choice != "reject")
-    return {kept.few[code].chosen or seq for seq, code in zip(kept.seqs.tolist(), kept.codes.tolist(), strict=True)}
+    chosen = np.array([one.chosen or 0 for one in kept.few], np.int64)[kept.codes]
+    seqs = np.where(chosen, chosen, kept.seqs)
+    seqs = np.unique(seqs) if chosen.any() else seqs
+    return Shared(seqs, np.zeros(len(seqs), np.int64), [True])
 
 
 def replace_verdicts(db: sqlite3.Connection, decisions: Iterable[Decision], run: int) -> None:

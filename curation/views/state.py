@@ -318,7 +318,7 @@ class ProjectState:
         return facts.overrides_by_seq(self.db)
 
     @cached_property
-    def kept(self) -> set[int]:
+    def kept(self) -> Shared[bool]:
         """Rows that a data lead force-keeps: the row itself, or the edited version chosen in its place."""
         return facts.kept_seqs(self.overrides)
 
