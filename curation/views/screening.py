@@ -419,7 +419,9 @@ def _suspected(rows: Sequence[Row], labels: Sequence[str | None], found: Suspect
 
 def row_findings(workspace: Workspace, rows: Sequence[Row]) -> list[Finding]:
     """Return the findings of every gate that reads one row at a time and drops it; a new gate of this sort is one more call here."""
-    return [*check_findings(workspace, rows), *(found for found in pii_findings(workspace, rows) if found.drops)]
+    # PII that is only flagged drops no row, so it is not searched for.
+    personal = pii_findings(workspace, rows) if workspace.project.screen.pii.action != "flag" else []
+    return [*check_findings(workspace, rows), *personal]
 
 
 def check_findings(workspace: Workspace, rows: Sequence[Row]) -> list[Finding]:
