@@ -1,4 +1,4 @@
-"""Check and hash the rows of a snapshot a column at a time: the leaves of `digest.leaf_of` at half its cost.
+"""Check and hash the rows of a snapshot a column at a time: the trees over `digest.leaf_of` at half its cost.
 
 The canonical JSON of a row is joined from Arrow columns in the order of its sorted keys. Only texts that JSON escapes (a quotation mark, a
 backslash, a control character) pass through orjson, one by one. Whatever is not plainly a record is left to `digest.record_of`, which says
@@ -15,28 +15,29 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from curation.records import SCHEMA, Kind
+from curation.snapshot.digest import Tree, root_over
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-ROWS = 10_000
-"""Rows whose JSON is in memory at a time."""
+ROWS = 2**13
+"""Rows whose JSON is in memory at a time; a power of two, so that they are a subtree."""
 
 
-Each = Callable[[Callable[[tuple[str, int]], list[bytes] | None], Iterable[tuple[str, int]]], Iterable[list[bytes] | None]]
+Each = Callable[[Callable[[tuple[str, int]], bytes | None], Iterable[tuple[str, int]]], Iterable[bytes | None]]
 """`map`, or what does the same on several cores."""
 
 
-def plain_leaves(
+def plain_trees(
     tables: Mapping[str, pa.Table], kind: Kind, *, schema: pa.Schema, hashed: bool = True, each: Each = map
-) -> dict[str, list[bytes]] | None:
-    """Return the leaf of each row by split, or None unless every row is plainly the record of its id, once, in the order of ids.
+) -> dict[str, Tree] | None:
+    """Return the tree of each split, or None unless every row is plainly the record of its id, once, in the order of ids.
 
     Args:
         tables: the rows of each split.
         kind: of the rows.
         schema: the columns that a snapshot of this kind has.
-        hashed: False to check the rows only, and return no leaves.
+        hashed: False to check the rows only; the roots then mean nothing.
         each: calls a function for each part of the rows, in order.
     """
     import pyarrow as pa
@@ -49,22 +50,24 @@ def plain_leaves(
         if ids.null_count or (len(ids) > 1 and not pc.all(pc.less(ids[:-1], ids[1:])).as_py()):
             return None
 
-    def leaves_from(part: tuple[str, int]) -> list[bytes] | None:
+    def root_from(part: tuple[str, int]) -> bytes | None:
         found = list[bytes]()
         for batch in tables[part[0]].slice(part[1], ROWS).to_batches():
             if (some := _leaves_of(batch, kind, hashed=hashed) if batch.num_rows else []) is None:
                 return None
             found += some
-        return found
+        return root_over(found)
 
-    leaves: dict[str, list[bytes]] = {split: [] for split in tables}
+    roots: dict[str, list[bytes]] = {split: [] for split in tables}
     parts = [(split, start) for split, table in tables.items() for start in range(0, table.num_rows, ROWS)]
-    for (split, _), own in zip(parts, each(leaves_from, parts), strict=True):
+    for (split, _), own in zip(parts, each(root_from, parts), strict=True):
         if own is None:
             return None
-        leaves[split] += own
+        roots[split].append(own)
     every = pa.chunked_array([chunk for table in tables.values() for chunk in table.column("id").chunks], pa.string())
-    return leaves if pc.count_distinct(every).as_py() == len(every) else None
+    if pc.count_distinct(every).as_py() != len(every):
+        return None
+    return {split: Tree(table.num_rows, root_over(roots[split])) for split, table in tables.items()}
 
 
 def _leaves_of(batch: pa.RecordBatch, kind: Kind, *, hashed: bool) -> list[bytes] | None:

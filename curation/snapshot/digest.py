@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 from curation.errors import RowError, SnapshotError
 from curation.records import Kind, Record, canonical_json, parse_record, record_id
@@ -27,6 +27,15 @@ COLUMNS: dict[Kind, tuple[str, ...]] = {
     "instruction": ("prompt", "completion", "id", "label"),
     "preference": ("prompt", "chosen", "rejected", "id"),
 }
+
+
+class Tree(NamedTuple):
+    """The tree over the rows of a split."""
+
+    rows: int
+    root: bytes
+
+
 SnapshotRow: TypeAlias = Mapping[str, Any]
 """A row as plain values: the columns of its kind (`COLUMNS`); prompts and answers are lists of messages."""
 _BATCH = 10_000
@@ -36,7 +45,7 @@ def content_digest(tables: Mapping[str, pa.Table]) -> str:
     """Return the root (hex) over the rows of all splits; a missing split counts as empty."""
     kind = kind_of(tables)
     by_id = {name: sorted((str(row["id"]), leaf_of(row)) for row in read_rows_of(table, kind)) for name, table in tables.items()}
-    return root_of({name: [leaf for _, leaf in rows] for name, rows in by_id.items()}, kind)
+    return root_of({name: tree_of([leaf for _, leaf in rows]) for name, rows in by_id.items()}, kind)
 
 
 def leaf_of(row: SnapshotRow) -> bytes:
@@ -45,16 +54,21 @@ def leaf_of(row: SnapshotRow) -> bytes:
     return hashlib.sha256(b"\x00" + canonical_json(row)).digest()
 
 
-def root_of(leaves: Mapping[str, Sequence[bytes]], kind: Kind) -> str:
-    """Return the root (hex) over each split's leaves, which must be sorted by id."""
-    return hashlib.sha256(b"\x02" + canonical_json(top_of(leaves, kind))).hexdigest()
+def root_of(trees: Mapping[str, Tree], kind: Kind) -> str:
+    """Return the root (hex) over the splits' trees."""
+    return hashlib.sha256(b"\x02" + canonical_json(top_of(trees, kind))).hexdigest()
 
 
-def top_of(leaves: Mapping[str, Sequence[bytes]], kind: Kind) -> dict[str, Any]:
+def top_of(trees: Mapping[str, Tree], kind: Kind) -> dict[str, Any]:
     """Return the object whose hash is the root: scheme, kind, and the rows and root of each split."""
-    splits = {name: leaves.get(name, ()) for name in SPLITS}
+    splits = {name: trees.get(name, tree_of(())) for name in SPLITS}
     # Row counts are part of the root, so a split cannot be cut to a subtree with the same hash.
-    return {"scheme": SCHEME, "kind": kind, "splits": {n: {"rows": len(some), "root": _tree(some).hex()} for n, some in splits.items()}}
+    return {"scheme": SCHEME, "kind": kind, "splits": {name: {"rows": tree.rows, "root": tree.root.hex()} for name, tree in splits.items()}}
+
+
+def tree_of(leaves: Sequence[bytes]) -> Tree:
+    """Return the tree of a split's leaves, which must be sorted by id."""
+    return Tree(len(leaves), root_over(leaves))
 
 
 def inclusion_path(leaves: Sequence[bytes], index: int) -> list[tuple[Literal["left", "right"], str]]:
@@ -128,8 +142,8 @@ def _kind_of_columns(split: str, columns: Sequence[str]) -> Kind:
     )
 
 
-def _tree(level: Sequence[bytes]) -> bytes:
-    """Return the root of RFC 6962's tree.
+def root_over(level: Sequence[bytes]) -> bytes:
+    """Return the root of RFC 6962's tree over leaves, or over the roots of its subtrees of 2^n leaves; the last of them may have fewer.
 
     Pairing from the left and carrying an odd last node up gives the RFC's split at powers of two.
     """

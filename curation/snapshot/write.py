@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING
 
 from curation.errors import RowError, SnapshotError
 from curation.records import Kind
-from curation.snapshot.columns import Each, plain_leaves
-from curation.snapshot.digest import COLUMNS, kind_of, leaf_of, read_rows_of, record_of, root_of
+from curation.snapshot.columns import Each, plain_trees
+from curation.snapshot.digest import COLUMNS, Tree, kind_of, leaf_of, read_rows_of, record_of, root_of, tree_of
 from curation.snapshot.manifest import CARD, CROISSANT, MANIFEST, SPLITS, Manifest, SnapshotDraft
 
 if TYPE_CHECKING:
@@ -187,12 +187,11 @@ def sync_tree(path: Path) -> None:
 
 def check_rows(tables: Mapping[str, pa.Table], kind: Kind, *, each: Each = map) -> str:
     """Check that every row is a record under its own id, rows are sorted by id, and no id occurs twice; return the content digest."""
-    plain = plain_leaves(tables, kind, schema=schema_of(kind), each=each)
-    return root_of(plain if plain is not None else _check_each(tables, kind), kind)
+    return root_of(plain_trees(tables, kind, schema=schema_of(kind), each=each) or _check_each(tables, kind), kind)
 
 
-def _check_each(tables: Mapping[str, pa.Table], kind: Kind) -> dict[str, list[bytes]]:
-    """Return the leaves of each split as `plain_leaves` does, or raise the first problem; row by row, at several times the cost."""
+def _check_each(tables: Mapping[str, pa.Table], kind: Kind) -> dict[str, Tree]:
+    """Return the tree of each split as `plain_trees` does, or raise the first problem; row by row, at several times the cost."""
     seen: dict[str, str] = {}
     leaves: dict[str, list[bytes]] = {split: [] for split in tables}
     for split, table in tables.items():
@@ -208,7 +207,7 @@ def _check_each(tables: Mapping[str, pa.Table], kind: Kind) -> dict[str, list[by
                 raise SnapshotError(f"split {split}, row {number}", "is not in the order of ids")
             seen[row["id"]], last = split, row["id"]
             leaves[split].append(leaf_of(row))
-    return leaves
+    return {split: tree_of(own) for split, own in leaves.items()}
 
 
 def check_splits(splits: Mapping[str, pa.Table], kind: Kind, *, each: Each = map) -> CheckedSplits:
@@ -218,7 +217,7 @@ def check_splits(splits: Mapping[str, pa.Table], kind: Kind, *, each: Each = map
         splits: instruction rows have prompt, completion, id, label; preference rows prompt, chosen, rejected, id.
             train and validation must have rows.
         kind: of the rows.
-        each: calls a function for each part of the rows, in order (`columns.plain_leaves`).
+        each: calls a function for each part of the rows, in order (`columns.plain_trees`).
 
     Raises:
         SnapshotError: a row is not valid, or a split is empty.

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from curation.errors import ProjectError, SnapshotError, command
 from curation.records import canonical_json
-from curation.snapshot.digest import inclusion_path, leaf_of, read_rows_of, top_of
+from curation.snapshot.digest import inclusion_path, leaf_of, read_rows_of, top_of, tree_of
 from curation.snapshot.keys import find_trusted_keys
 from curation.snapshot.manifest import SPLITS
 from curation.snapshot.verify import load_snapshot
@@ -45,7 +45,8 @@ def prove(identity: str, snapshot: Path, *, out: Path | None = None, keys: Seque
         step = "name the whole id" if hits else "`curate affected` lists the snapshots that hold a row"
         raise SnapshotError(f"{snapshot}: row {identity[:80]!r}", fact, step)
     split, index, row = hits[0]
-    top, digest, path = top_of(leaves, kind), found.manifest.digest.root, inclusion_path(leaves[split], index)
+    top = top_of({split: tree_of(own) for split, own in leaves.items()}, kind)
+    digest, path = found.manifest.digest.root, inclusion_path(leaves[split], index)
     if hashlib.sha256(b"\x02" + canonical_json(top)).hexdigest() != digest:
         raise SnapshotError(str(snapshot), "has another digest than its rows give", command("curate", "verify", snapshot, "--deep"))
     proof = {

@@ -40,7 +40,7 @@ def read_columns(
         repeated: columns with few different texts, which are returned as dictionaries.
     """
     if shared := read_shared(db, [columns_query(table, columns, order, repeated)]):
-        return columns_of(shared[0], columns)
+        return columns_of(next(shared), columns)
     names = [f"c{place}" for place in range(len(columns))]
     null = secrets.token_hex(8)  # in the place of NULL, which SQLite would leave out
     joined = ", ".join(f"CAST(group_concat(coalesce({column}, '{null}'), x'1f') AS BLOB)" for column in columns)

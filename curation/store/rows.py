@@ -422,7 +422,7 @@ def list_rows_by_kind(db: sqlite3.Connection, *, role: str = "row", found: Seque
         role: see `list_rows`.
         found: results of `row_queries`, if they were read already.
     """
-    found = found or read_shared(db, row_queries(role))
+    found = found or [*(read_shared(db, row_queries(role)) or ())]
     if found and all(one.table.num_rows for one in found):
         rows = Rows(_complete(*found, folder=workbench_file(db).parent))
     else:

@@ -10,7 +10,7 @@ import mmap
 import os
 import secrets
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -69,8 +69,8 @@ def workbench_file(db: sqlite3.Connection) -> Path:
     return Path(db.execute("PRAGMA database_list").fetchone()[2])
 
 
-def read_shared(db: sqlite3.Connection, queries: Sequence[Query]) -> list[SharedTable] | None:
-    """Run each query in a forked process and return the results, or None where this process must read the tables itself.
+def read_shared(db: sqlite3.Connection, queries: Sequence[Query]) -> Iterator[SharedTable] | None:
+    """Run each query in a forked process and return its result once it is there, or None where this process must read the tables itself.
 
     None if the workbench has few records, if the connection is in a transaction (no other process sees its changes), or if no process
     can be forked. In a result without rows every column has the type integer.
@@ -90,9 +90,13 @@ def read_shared(db: sqlite3.Connection, queries: Sequence[Query]) -> list[Shared
     # In memory, or in a file from the size on from which columns are.
     in_file = path.stat().st_size > memory_limit()
     files = [unnamed_file(path.parent) if in_file else os.fdopen(os.memfd_create("rows"), "w+b") for _ in queries]
-    values = list(in_processes(partial(_read_into, path, queries, files), range(len(queries)), processes=processes, what="curate"))
-    shared = [mapped(file) for file in files]
-    return [SharedTable(one, pa.ipc.open_file(pa.py_buffer(one)).read_all(), own) for one, own in zip(shared, values, strict=True)]
+    work, places = partial(_read_into, path, queries, files), range(len(queries))
+    return map(_shared, files, in_processes(work, places, processes=processes, what="curate", ahead=len(places)))
+
+
+def _shared(file: IO[bytes], values: Mapping[str, Sequence[str | None]]) -> SharedTable:
+    memory = mapped(file)
+    return SharedTable(memory, pa.ipc.open_file(pa.py_buffer(memory)).read_all(), values)
 
 
 def _read_into(path: Path, queries: Sequence[Query], files: Sequence[IO[bytes]], place: int) -> dict[str, list[str | None]]:

@@ -367,11 +367,11 @@ class ProjectState:
         from curation.store.rows import list_rows_by_kind, row_queries
         from curation.store.shared_tables import read_shared
 
-        if found := read_shared(self.db, [*answers_queries("answers"), *row_queries(), QUERY]):  # what takes longest first
-            *answers, records, origins, overrides = found
-            self.__dict__["rows"] = list_rows_by_kind(self.db, found=(records, origins))
-            self.__dict__["overrides"] = load_overrides(self.db, found=overrides)
-            self.__dict__["answers"] = self._read_answers("answers", excluded=False, found=answers)
+        if found := read_shared(self.db, [*answers_queries("answers"), *row_queries(), QUERY]):
+            # Each is put together while the next ones are read.
+            self.__dict__["answers"] = self._read_answers("answers", excluded=False, found=[next(found), next(found)])
+            self.__dict__["rows"] = list_rows_by_kind(self.db, found=[next(found), next(found)])
+            self.__dict__["overrides"] = load_overrides(self.db, found=next(found))
 
     def forget_answers(self) -> None:
         """Free the answers, which take a gigabyte for a million rows with two each. They are read again where they are needed again."""

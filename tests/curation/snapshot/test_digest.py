@@ -21,8 +21,8 @@ from hypothesis import strategies as st
 from curation.errors import RowError
 from curation.records import canonical_json, parse_record, record_id
 from curation.snapshot import content_digest, create_key, sign_snapshot, verify_snapshot
-from curation.snapshot.columns import plain_leaves
-from curation.snapshot.digest import leaf_of, read_rows_of, record_of
+from curation.snapshot.columns import plain_trees
+from curation.snapshot.digest import leaf_of, read_rows_of, record_of, tree_of
 from curation.snapshot.sign import hashing_config
 from curation.snapshot.write import schema_of
 from tests.support.snapshot_rows import instruction, pair, splits_of, unlock, write
@@ -229,14 +229,15 @@ def test_the_check_of_columns_accepts_what_the_check_of_rows_accepts(kind: Any, 
     at = 0 if damage.get("id") else 3  # the id of the damage is the lowest: it is refused for its content, not for its order
     rows[at] |= {name: value for name, value in damage.items() if name in rows[at]}
     tables = tables_of(kind, rows)
-    assert (plain_leaves(tables, kind, schema=schema_of(kind)) is not None) == all(is_record(row, kind) for row in rows)
+    assert (plain_trees(tables, kind, schema=schema_of(kind)) is not None) == all(is_record(row, kind) for row in rows)
 
 
 ODD_TEXTS = ['"', "\\", 'a "b" \\ c', "\x00\x01\b\t\n\f\r\x1f\x7f", "日本語 😀 e\u0301", "\u2028</script>", "plain", " "]
 
 
 @pytest.mark.parametrize("kind", ["instruction", "preference"])
-def test_columns_and_rows_have_the_same_leaves(kind: Any) -> None:
+def test_columns_and_rows_have_the_same_trees(kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("curation.snapshot.columns.ROWS", 4)
     rows = []
     for text in ODD_TEXTS:
         turns = [{"role": "system", "content": text}, {"role": "user", "content": text}, {"role": "assistant", "content": text}]
@@ -251,8 +252,8 @@ def test_columns_and_rows_have_the_same_leaves(kind: Any) -> None:
             rows.append(row | {"id": record_id(parse_record(value))})
     rows.sort(key=lambda row: str(row["id"]))
     tables = tables_of(kind, rows)
-    assert plain_leaves(tables, kind, schema=schema_of(kind)) == {
-        split: [leaf_of(row) for row in read_rows_of(table, kind)] for split, table in tables.items()
+    assert plain_trees(tables, kind, schema=schema_of(kind)) == {
+        split: tree_of([leaf_of(row) for row in read_rows_of(table, kind)]) for split, table in tables.items()
     }
 
 
@@ -260,20 +261,20 @@ def test_columns_in_another_order_twice_or_of_another_type_are_not_plain() -> No
     rows = sorted((instruction(n) for n in range(6)), key=lambda row: row["id"])
     schema = schema_of("instruction")
     tables = tables_of("instruction", rows)
-    assert plain_leaves(tables, "instruction", schema=schema) is not None
-    assert plain_leaves({"train": tables["train"].slice(1)}, "instruction", schema=schema) is not None
-    assert plain_leaves({"train": tables["train"].take([1, 0, 2])}, "instruction", schema=schema) is None
-    assert plain_leaves({"train": tables["train"].take([0, 0, 2])}, "instruction", schema=schema) is None
-    assert plain_leaves({"train": tables["train"], "test": tables["train"]}, "instruction", schema=schema) is None
+    assert plain_trees(tables, "instruction", schema=schema) is not None
+    assert plain_trees({"train": tables["train"].slice(1)}, "instruction", schema=schema) is not None
+    assert plain_trees({"train": tables["train"].take([1, 0, 2])}, "instruction", schema=schema) is None
+    assert plain_trees({"train": tables["train"].take([0, 0, 2])}, "instruction", schema=schema) is None
+    assert plain_trees({"train": tables["train"], "test": tables["train"]}, "instruction", schema=schema) is None
     wide = tables["train"].set_column(2, "id", tables["train"]["id"].cast(pa.large_string()))
-    assert plain_leaves({"train": wide}, "instruction", schema=schema) is None
+    assert plain_trees({"train": wide}, "instruction", schema=schema) is None
     # 63 and 65 characters: joined they are two ids of 64.
     first, second = (str(row["id"]) for row in rows[3:5])
     shifted = tables["train"].set_column(2, "id", pa.array([first + second[0], second[1:], rows[5]["id"]]))
-    assert plain_leaves({"train": shifted}, "instruction", schema=schema) is None
+    assert plain_trees({"train": shifted}, "instruction", schema=schema) is None
 
 
 def test_bytes_that_are_no_text_are_not_plain() -> None:
     table = pa.Table.from_pylist([instruction(1)], schema_of("instruction"))
     broken = pa.array([b"\xff"]).view(pa.string())
-    assert plain_leaves({"train": table.set_column(3, "label", broken)}, "instruction", schema=schema_of("instruction")) is None
+    assert plain_trees({"train": table.set_column(3, "label", broken)}, "instruction", schema=schema_of("instruction")) is None
