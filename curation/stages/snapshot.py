@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -47,7 +47,7 @@ from curation.snapshot.write import CheckedSplits, check_splits, write_snapshot
 from curation.split import ORDER, SHINGLE, Parted, find_across, merge_groups, part_rows, sketch_prompts
 from curation.store import facts, records, reviews, runs
 from curation.store.database import hold_lock
-from curation.store.processes import count_processes, in_background, in_processes
+from curation.store.processes import count_processes, handed_out, in_background, in_processes
 from curation.store.records import Row
 from curation.store.rows import Numbers, Rows
 from curation.views.affected import withdrawn_seqs
@@ -160,7 +160,9 @@ def snapshot(folder: Path, kind: Kind, *, name: str | None = None, progress: Pro
                 released = replace(released, certificate=_certify(released, accepted, about))
             report("digest")
             tables = {split: snapshot_rows(kind, part.take(np.argsort(np.frombuffer(part.ids, "S32")))) for split, part in splits.items()}
-            checked = check_splits(tables, kind, each=partial(_each, partial(facts.add_splits, workspace.db, new, run.number)))
+            store = cache(partial(facts.add_splits, workspace.db, new, run.number))
+            checked = check_splits(tables, kind, each=partial(_each, store))
+            store()  # if no other process worked meanwhile; a second call does nothing
             del tables
             report("files")
             path, note = _find_or_write(state, released, about, checked)
@@ -169,15 +171,10 @@ def snapshot(folder: Path, kind: Kind, *, name: str | None = None, progress: Pro
         return _result(released, run, path, note, stopped)
 
 
-def _each(beside: Callable[[], None], work: Callable[[Part], Result], parts: Sequence[Part]) -> Iterator[Result]:
-    """Return the result of each part from other processes, and do something here while they work."""
-
-    def and_beside() -> Iterator[Part]:
-        yield from parts
-        beside()
-
-    processes = count_processes(len(parts) * ROWS)
-    return in_processes(work, and_beside(), processes=processes, what="curate snapshot", ahead=len(parts))
+def _each(meanwhile: Callable[[], None], work: Callable[[Part], Result], parts: Sequence[Part]) -> Iterator[Result]:
+    """Return the result of each part from other processes, and call a function here while they work."""
+    given, processes = handed_out(parts, len(parts), meanwhile), count_processes(len(parts) * ROWS)
+    return in_processes(work, given, processes=processes, what="curate snapshot", ahead=len(parts))
 
 
 _STEPS = {"verdicts": 0, "last gate": 22, "splits": 42, "manifest": 52, "digest": 56, "files": 86}

@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -82,6 +82,13 @@ def in_processes(
         raise _lost(what) from error
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def handed_out(parts: Sequence[Part], first: int, meanwhile: Callable[[], None]) -> Iterator[Part]:
+    """Yield the parts for `in_processes`, and call a function here while the first of them, or all, are worked on."""
+    yield from parts[:first]
+    meanwhile()
+    yield from parts[first:]
 
 
 @contextmanager

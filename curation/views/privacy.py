@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from importlib.metadata import version
@@ -28,7 +28,7 @@ from curation.quality.privacy import mask_record
 from curation.records import InstructionRecord, Record, all_texts, record_id
 from curation.store import facts, records, runs
 from curation.store.facts import Finding
-from curation.store.processes import count_processes, in_processes
+from curation.store.processes import count_processes, handed_out, in_processes
 from curation.store.records import Origin, Row
 from curation.store.rows import Numbers, Rows
 from curation.views.screen_cache import are_among, as_numbers
@@ -88,7 +88,7 @@ def pii_findings(
     batches = [unknown[start : start + every] for start in range(0, len(unknown), every)]
     # A forked process sees the rows, so that it needs only their places.
     work = partial(_search, rows, search=search)
-    parts = batches if processes == 1 or meanwhile is None else _handed_out(batches, 2 * processes, meanwhile)
+    parts = batches if processes == 1 or meanwhile is None else handed_out(batches, 2 * processes, meanwhile)
     searched = in_processes(work, parts, processes=processes, what="curate screen")
     for batch, evidence in zip(batches, searched, strict=True):
         for place, words in evidence.items():
@@ -100,13 +100,6 @@ def pii_findings(
     if keep and not is_known.all():
         facts.replace_searched(workspace.db, digest, rows.hashes[~has_pii].tobytes())
     return found
-
-
-def _handed_out(batches: Sequence[Numbers], first: int, then: Callable[[], None]) -> Iterator[Numbers]:
-    """Yield the batches, and call a function once the first of them, or all, have been taken."""
-    yield from batches[:first]
-    then()
-    yield from batches[first:]
 
 
 def _search(rows: Rows, places: Numbers, *, search: PiiSearch) -> dict[int, str]:

@@ -226,3 +226,18 @@ def test_splits_once_frozen_stay_whatever_the_version(garden: Bed) -> None:
     with open_store(garden.folder) as db:
         assert facts.splits_by_seq(db) == before
     assert second.counts["digest"] == first.counts["digest"] and "changed facts about the sources" in second.notes[0]
+
+
+@pytest.mark.parametrize("checked", ["in columns", "row by row", "by other processes"])
+def test_splits_are_stored_once_however_the_rows_are_checked(garden: Bed, checked: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if checked == "row by row":
+        monkeypatch.setattr("curation.snapshot.write.plain_trees", lambda *_, **__: None)
+    if checked == "by other processes":
+        monkeypatch.setattr("curation.stages.snapshot.count_processes", lambda rows: 2)
+        monkeypatch.setattr("curation.snapshot.columns.ROWS", 4)
+    made = freeze(garden)
+    tables = {file.stem: pq.read_table(file)["id"].to_pylist() for file in path_of(made).glob("*.parquet")}
+    with open_store(garden.folder) as db:
+        ids = {row["seq"]: row["id"].hex() for row in db.execute("SELECT seq, id FROM records")}
+        stored = {ids[seq]: split for seq, (split, _) in facts.splits_by_seq(db).items()}
+    assert stored == {one: split for split, some in tables.items() for one in some} and len(stored) == 40
