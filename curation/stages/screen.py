@@ -48,9 +48,8 @@ def screen(folder: Path, *, progress: Progress | None = None) -> StageResult:
             return _summarize(workspace, ["Nothing has changed since the last run; its findings are current."])
         # Before the run, so that the masked rows are among the rows that it has read.
         state = ProjectState(workspace)
-        total = sum(map(len, state.rows.values()))
         index = ProtectedIndex(workspace, protected)
-        personal = search_and_mask(state, notify=progress and partial(_report_pii, progress, total), meanwhile=index.build)
+        personal = search_and_mask(state, notify=progress and partial(_report_pii, progress), meanwhile=index.build)
         with runs.record_run(workspace.db, "screen", digest) as run:
             if any(found.kind == FindingKind.PII_MASKED for found in personal.findings):
                 state = ProjectState(workspace)
@@ -168,7 +167,7 @@ def _note_doubts(n: int) -> str:
     return f"{rows} just below the cut; `screen: {{judge: true}}` asks the leak judge about {them}."
 
 
-def _report_pii(progress: Progress, total: int, done: int) -> None:
+def _report_pii(progress: Progress, done: int, total: int) -> None:
     progress("screen: PII", done, total, "rows searched for PII and secrets")
 
 

@@ -61,7 +61,7 @@ def pii_findings(
     rows: Sequence[Row],
     *,
     keep: bool = False,
-    notify: Callable[[int], None] | None = None,
+    notify: Callable[[int, int], None] | None = None,
     meanwhile: Callable[[], None] | None = None,
 ) -> list[Finding]:
     """Find PII and secrets in every text of the rows. A finding drops its row unless `screen.pii` only flags.
@@ -73,7 +73,7 @@ def pii_findings(
         workspace: the open project.
         rows: to search.
         keep: store which of these rows, and no others, hold nothing.
-        notify: called with the number of finished rows.
+        notify: called with the number of finished rows, and of all.
         meanwhile: called once while other processes search; not called where there are none.
     """
     rows, settings, search, found = Rows.of(rows), workspace.project.screen.pii, pii_search(workspace.project), list[Finding]()
@@ -96,7 +96,9 @@ def pii_findings(
             found.append(Finding(rows.seqs.item(at), "screen", FindingKind.PII, settings.action != "flag", evidence=words))
             has_pii[at] = True
         if notify:
-            notify(batch.item(-1) + 1)
+            notify(batch.item(-1) + 1, len(rows))
+    if notify:
+        notify(len(rows), len(rows))  # the last ones may be known
     if keep and not is_known.all():
         facts.replace_searched(workspace.db, digest, rows.hashes[~has_pii].tobytes())
     return found
@@ -144,7 +146,7 @@ def _code_digest() -> str:
 
 
 def search_and_mask(
-    state: ProjectState, *, notify: Callable[[int], None] | None = None, meanwhile: Callable[[], None] | None = None
+    state: ProjectState, *, notify: Callable[[int, int], None] | None = None, meanwhile: Callable[[], None] | None = None
 ) -> PiiFindings:
     """Find PII in all rows of the project and, under `mask`, add the masked rows.
 
