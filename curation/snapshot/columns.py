@@ -20,7 +20,7 @@ from curation.snapshot.digest import Tree, root_over
 if TYPE_CHECKING:
     import pyarrow as pa
 
-ROWS = 2**13
+_ROWS = 2**13
 """Rows whose JSON is in memory at a time; a power of two, so that they are a subtree."""
 
 
@@ -52,14 +52,14 @@ def plain_trees(
 
     def root_from(part: tuple[str, int]) -> bytes | None:
         found = list[bytes]()
-        for batch in tables[part[0]].slice(part[1], ROWS).to_batches():
+        for batch in tables[part[0]].slice(part[1], _ROWS).to_batches():
             if (some := _leaves_of(batch, kind, hashed=hashed) if batch.num_rows else []) is None:
                 return None
             found += some
         return root_over(found)
 
     roots: dict[str, list[bytes]] = {split: [] for split in tables}
-    parts = [(split, start) for split, table in tables.items() for start in range(0, table.num_rows, ROWS)]
+    parts = [(split, start) for split, table in tables.items() for start in range(0, table.num_rows, _ROWS)]
     for (split, _), own in zip(parts, each(root_from, parts), strict=True):
         if own is None:
             return None

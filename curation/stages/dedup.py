@@ -131,16 +131,13 @@ def _find_twins(
         report("compiling, once on this machine" if step == "exact" and not is_compiled() else f"{step} duplicates")
         common: dict[str, Any] = {"labels": labels if any(labels) else None, "rank": rank}
         near: dict[str, Any] = {"threshold": settings.near, "shingle": settings.shingle, **common}
-        if step == "exact" and ray is None:
-            sketched = sketch(texts, **near)
-            table = drop_equal(sketched.first)
-        elif step == "exact":
-            table = find_exact(texts, **common)
-        elif step == "near" and ray is None:
+        if step == "exact":
+            sketched = sketch(texts, **near) if ray is None else None
+            table = drop_equal(sketched.first) if sketched else find_exact(texts, **common)
+        elif step == "near" and sketched:
             table = find_drops(sketched, edits=EDITS if any(labels) else None)
         elif step == "near":
-            assert ray is not None
-            table = find_near_on_ray(texts, address=ray, **near)
+            table = find_near_on_ray(texts, address=str(ray), **near)
         else:
             vectors = vectors_of(workspace, [row.prompt for row in left], notify=partial(progress or _ignore_progress, "embed"))
             report("semantic duplicates")
@@ -155,7 +152,7 @@ def _find_twins(
             stays[table["row"].to_numpy()] = False
             left, labels = left.where(stays), list(compress(labels, stays))
             texts, rank = texts.take(np.flatnonzero(stays)), rank[stays]
-            if step == "exact" and ray is None:
+            if step == "exact" and sketched:
                 sketched = sketched.among(np.flatnonzero(stays))
     return findings, alarms
 

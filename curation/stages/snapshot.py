@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cache, cached_property, partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
@@ -33,7 +33,6 @@ from curation.report.card import render_card
 from curation.report.card_schema import CardInput, Separation
 from curation.report.croissant import render_croissant
 from curation.report.page import render_report
-from curation.snapshot.columns import ROWS
 from curation.snapshot.manifest import (
     REPORT,
     Manifest,
@@ -47,7 +46,7 @@ from curation.snapshot.write import CheckedSplits, check_splits, write_snapshot
 from curation.split import ORDER, SHINGLE, Parted, find_across, merge_groups, part_rows, sketch_prompts
 from curation.store import facts, records, reviews, runs
 from curation.store.database import hold_lock
-from curation.store.processes import count_processes, handed_out, in_background, in_processes
+from curation.store.processes import Part, Result, count_processes, handed_out, in_background, in_processes
 from curation.store.records import Row
 from curation.store.rows import Numbers, Rows
 from curation.views.affected import withdrawn_seqs
@@ -69,9 +68,6 @@ from curation.views.staleness import find_stale
 from curation.views.state import ProjectState
 from curation.views.vectors import vectors_of
 from curation.workspace import Progress, StageResult, Workspace, labels_of, open_workspace
-
-Part = TypeVar("Part")
-Result = TypeVar("Result")
 
 _PART = 50_000
 """Rows whose splits are written at a time."""
@@ -161,7 +157,7 @@ def snapshot(folder: Path, kind: Kind, *, name: str | None = None, progress: Pro
             report("digest")
             tables = {split: snapshot_rows(kind, part.take(np.argsort(np.frombuffer(part.ids, "S32")))) for split, part in splits.items()}
             store = cache(partial(facts.add_splits, workspace.db, new, run.number))
-            checked = check_splits(tables, kind, each=partial(_each, store))
+            checked = check_splits(tables, kind, each=partial(_each, count_processes(len(released.rows)), store))
             store()  # if no other process worked meanwhile; a second call does nothing
             del tables
             report("files")
@@ -171,9 +167,9 @@ def snapshot(folder: Path, kind: Kind, *, name: str | None = None, progress: Pro
         return _result(released, run, path, note, stopped)
 
 
-def _each(meanwhile: Callable[[], None], work: Callable[[Part], Result], parts: Sequence[Part]) -> Iterator[Result]:
+def _each(processes: int, meanwhile: Callable[[], None], work: Callable[[Part], Result], parts: Sequence[Part]) -> Iterator[Result]:
     """Return the result of each part from other processes, and call a function here while they work."""
-    given, processes = handed_out(parts, len(parts), meanwhile), count_processes(len(parts) * ROWS)
+    given = handed_out(parts, len(parts), meanwhile)
     return in_processes(work, given, processes=processes, what="curate snapshot", ahead=len(parts))
 
 

@@ -99,8 +99,11 @@ def keep_released(workspace: Workspace, name: str, kind: Kind, rows: Rows) -> No
         return
     file.parent.mkdir(exist_ok=True)
     aside = file.with_name(f".{file.name}.{os.getpid()}")
+    # Of a snapshot that existed before, what was known when it was made: later rows were not compared with it then.
+    watermark = _released_before(workspace, name, kind)
+    watermark = records.last_seq(workspace.db) if watermark is None else watermark
     with aside.open("wb") as body:
-        np.savez(body, ids=np.frombuffer(rows.ids, np.uint8).reshape(-1, 32), watermark=records.last_seq(workspace.db))
+        np.savez(body, ids=np.frombuffer(rows.ids, np.uint8).reshape(-1, 32), watermark=watermark)
     aside.rename(file)
 
 
@@ -156,8 +159,8 @@ def released_findings(workspace: Workspace, kind: Kind, rows: Rows, everyone: Ro
     if workspace.project.dedup.index is None:
         return []
     snapshots = [workspace.folder / one["path"] for one in reviews.list_snapshots(workspace.db) if one["kind"] == kind]
-    since = min((_released_before(workspace, path.name, kind) for path in snapshots), default=None)
-    if since is None or not (rows.seqs > since).any():
+    since = [_released_before(workspace, path.name, kind) for path in snapshots]
+    if not since or not (rows.seqs > min(watermark or 0 for watermark in since)).any():
         return []
     released = _released(workspace, kind, snapshots, everyone)
     known = set(released.ids)
@@ -216,7 +219,9 @@ def _released(workspace: Workspace, kind: Kind, snapshots: Sequence[Path], every
         kept = _load_sketches(workspace, path, kind)
         if kept is None and (own := _ids_of(workspace, path, kind)) is not None:
             rows = everyone.where(np.isin(np.frombuffer(everyone.ids, "S32"), own))
-            _keep_sketches(workspace, path.name, kind, rows, watermark=_released_before(workspace, path.name, kind))
+            watermark = _released_before(workspace, path.name, kind)
+            watermark = int(rows.seqs.max(initial=0)) if watermark is None else watermark
+            _keep_sketches(workspace, path.name, kind, rows, watermark=watermark)
             kept = _load_sketches(workspace, path, kind)
         if kept is None:
             continue
@@ -231,8 +236,8 @@ def _released(workspace: Workspace, kind: Kind, snapshots: Sequence[Path], every
     return Released(tuple(names), tuple(ids), np.array(watermarks, np.int64), stacked)
 
 
-def _released_before(workspace: Workspace, name: str, kind: Kind) -> int:
-    """Return the highest seq in the workbench when a snapshot was made; -1 if it is not known."""
+def _released_before(workspace: Workspace, name: str, kind: Kind) -> int | None:
+    """Return the highest seq in the workbench when a snapshot was made; None if it is not known."""
     for file in (_released_file(workspace, name, kind), _sketch_file(workspace, name, kind)):
         try:
             with np.load(file, allow_pickle=False) as held:
@@ -240,7 +245,7 @@ def _released_before(workspace: Workspace, name: str, kind: Kind) -> int:
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
             continue
     ran = (run for run in runs.list_runs(workspace.db, "snapshot") if run["state"] == "done")
-    return next((int(run["watermark"]) for run in ran if run["detail"].get("path") == name), -1)
+    return next((int(run["watermark"]) for run in ran if run["detail"].get("path") == name), None)
 
 
 def _ids_of(workspace: Workspace, path: Path, kind: Kind) -> Array | None:

@@ -269,3 +269,14 @@ def test_candidates_from_datasketch_hold_nearly_every_pair_of_the_exact_comparis
     # Whichever set is the smaller one and put in, the pairs are the same.
     assert {(new, old) for new, old in found if old < 390} == set(candidate_pairs(values[400:], values[:390], bands=bands))
     assert {(new, old) for new, old in found if new < 390} == set(candidate_pairs(values[400:790], values[:400], bands=bands))
+
+
+def test_a_snapshot_that_is_made_again_forgets_no_copy_that_came_after_it(garden: Path) -> None:
+    (snapshot,) = (garden / "snapshots").iterdir()
+    bring_in(garden, [f"{sentence(5)}!"])
+    assert list(found_earlier(garden)) == [f"{sentence(5)}!"]
+    (garden / "index" / f"{snapshot.name}-instruction.npz").unlink()  # as in a project that an earlier version made
+    assert release(garden) == snapshot.name
+    path = garden / "project.yaml"
+    path.write_text(re.sub(r"(?m)^  near: 0.7\b", "  near: 0.71", path.read_text()))
+    assert list(found_earlier(garden)) == [f"{sentence(5)}!"]

@@ -237,7 +237,7 @@ ODD_TEXTS = ['"', "\\", 'a "b" \\ c', "\x00\x01\b\t\n\f\r\x1f\x7f", "日本語 �
 
 @pytest.mark.parametrize("kind", ["instruction", "preference"])
 def test_columns_and_rows_have_the_same_trees(kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("curation.snapshot.columns.ROWS", 4)
+    monkeypatch.setattr("curation.snapshot.columns._ROWS", 4)
     rows = []
     for text in ODD_TEXTS:
         turns = [{"role": "system", "content": text}, {"role": "user", "content": text}, {"role": "assistant", "content": text}]

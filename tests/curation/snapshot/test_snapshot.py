@@ -86,7 +86,7 @@ def test_rows_are_checked_once_and_written_under_the_digest_of_the_check(tmp_pat
 def test_rows_checked_in_processes_have_the_digest_and_the_errors_of_those_checked_in_one(
     make: Callable[[int], dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("curation.snapshot.columns.ROWS", 2)
+    monkeypatch.setattr("curation.snapshot.columns._ROWS", 2)
     each, kind = partial(in_processes, processes=2, what="curate snapshot"), "instruction" if make is instruction else "preference"
     splits = splits_of(make)
     assert check_splits(splits, kind, each=each).digest == check_splits(splits, kind).digest == content_digest(splits)  # type: ignore[arg-type]
