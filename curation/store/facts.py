@@ -415,7 +415,7 @@ def latest_override(db: sqlite3.Connection) -> str:
 
 
 def kept_seqs(overrides: Overrides) -> Shared[bool]:
-    """Return True for the records that a data lead keeps: the record itself, or the edited version that was chosen in its place."""
+    """Return the records that a data lead keeps, each with True: the record itself, or the edited version that was chosen in its place."""
     import numpy as np
 
     from curation.store.rows import Shared

@@ -456,7 +456,7 @@ def _complete(records: SharedTable, origins: SharedTable, *, folder: Path) -> _C
     every, (starts, sizes) = held["seq"].to_numpy(), records.places("body")
     ids = b"".join([chunk.buffers()[2][: 32 * len(chunk)] for chunk in held["id"].chunks])
     kind, label = (_coded(records, name) for name in ("kind", "label"))
-    if np.array_equal(known.seqs, every):  # as ever but where a record is no row; nothing is copied then
+    if np.array_equal(known.seqs, every):  # the usual case: every record is a row, and nothing is copied
         return known.complete(every, ids, (records.memory, starts, sizes), kind, label, at=slice(None), folder=folder)
     wanted = known.has(every)
     kind, label = (Coded(one.values, one.codes[wanted]) for one in (kind, label))
